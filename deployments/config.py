@@ -1,0 +1,93 @@
+"""ModelConfig: the ``args`` of one model's application in ``serve_config.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: The folder that holds ``deployments``; relative paths in a configuration start here.
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Strict(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys and names the known ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            unknown = sorted(set(values) - set(cls.model_fields))
+            if unknown:
+                known = ", ".join(sorted(cls.model_fields))
+                raise ValueError(f"unknown key {', '.join(map(repr, unknown))}; known: {known}")
+        return values
+
+
+class Defaults(Strict):
+    """What a request gets that leaves a knob open."""
+
+    width: int = Field(512, ge=8)
+    height: int = Field(512, ge=8)
+    num_inference_steps: int = Field(30, ge=1)
+    guidance_scale: float = Field(7.5, ge=0)
+    strength: float = Field(0.8, ge=0, le=1)
+    scheduler: str = "Euler"
+    sigmas: str = "normal"
+
+
+class Limits(Strict):
+    """What a request may ask for; beyond it is a 400 that names the limit."""
+
+    min_size: int = Field(64, ge=8)
+    max_size: int = Field(2048, ge=8)
+    max_pixels: int = Field(2048 * 2048, ge=64)
+    max_input_images: int = Field(1, ge=0)
+    max_num_inference_steps: int = Field(150, ge=1)
+
+
+class ModelConfig(Strict):
+    """One model's application.
+
+    Attributes:
+        family: a name from ``deployments.families.FAMILIES``.
+        weights: a diffusers folder in safetensors (relative paths start at the project's root), or
+            a Hugging Face hub id, the only thing that is ever downloaded.
+        device: ``auto`` takes the GPU when there is one.
+        dtype: ``auto`` is float32 on a CPU and bfloat16 on a GPU.
+        aliases: further names that requests may use.
+        personal: the table user -> weights folder or hub id of the same base; the entry
+            ``default`` serves users that have no entry of their own.
+        max_resident_weights: how many sets of weights stay in memory, the least recently used
+            idle one leaves first.
+        max_batch_rows, max_batch_tokens: one forward holds at most so many rows, and rows of at
+            most so many latent tokens together (always at least one row).
+        num_threads: torch's threads on a CPU; None leaves torch's choice.
+        step_seconds: the fake family's pace; real families refuse it.
+    """
+
+    family: str
+    weights: str | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    aliases: tuple[str, ...] = ()
+    personal: dict[str, str] = Field(default_factory=dict)
+    max_resident_weights: int = Field(3, ge=1)
+    max_batch_rows: int = Field(16, ge=1)
+    max_batch_tokens: int = Field(16384, ge=1)
+    num_threads: int | None = Field(None, ge=1)
+    step_seconds: float | None = Field(None, ge=0)
+    defaults: Defaults = Defaults()
+    limits: Limits = Limits()
+
+
+def locate(weights: str) -> str:
+    """An existing folder as an absolute path; anything else (a hub id) as it stands."""
+    for base in (Path.cwd(), PROJECT_ROOT):
+        folder = base / weights
+        if folder.is_dir():
+            return str(folder)
+    return weights

@@ -1,0 +1,204 @@
+"""The plain values that cross a process: what is asked, what comes back, what a model is.
+
+Everything here is frozen data of ``str``, ``int``, ``float``, ``bytes`` and tuples of these: no
+tensors, no PIL images, no web objects. Field names are those of diffusers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit"]
+OutputFormat: TypeAlias = Literal["png", "jpeg", "webp", "safetensors"]
+
+#: Largest seed plus one, as every API but ComfyUI bounds it.
+SEED_RANGE: Final = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """The numeric knobs of one generation. ``None`` means the model's own default.
+
+    Attributes:
+        width, height: pixels of the picture; multiples of the model's ``size_multiple``.
+        num_images: pictures to make, at least 1. Picture k uses ``seed + k``.
+        num_inference_steps: denoising steps, at least 1.
+        guidance_scale: classifier-free guidance; 1.0 or less runs no negative branch.
+        true_cfg_scale: the same for families whose ``guidance_scale`` is a distilled input (Qwen).
+        strength: 0..1, how much of an input picture is re-drawn (image-to-image, inpainting).
+        seed: 0 to 2**64 - 1; drawn by the service when the caller gave none.
+        scheduler: a name from ``ModelCard.schedulers``.
+        sigmas: how the noise levels are spaced, from ``ModelCard.sigmas``.
+        eta: DDIM's noise, 0..1; other schedulers ignore it, as in diffusers.
+        max_sequence_length: tokens of the text encoder, for families that have the knob.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    num_images: int = 1
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+    strength: float | None = None
+    seed: int | None = None
+    scheduler: str | None = None
+    sigmas: str | None = None
+    eta: float = 0.0
+    max_sequence_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What a user asks of one model: the same value for every API.
+
+    Attributes:
+        prompt, negative_prompt: text; an empty negative prompt is none.
+        model: the model's id (the service resolves aliases and absent names before it queues).
+        weights: name of personal weights in ``ModelCard.weights``; None is the model's own.
+        images: encoded input pictures (PNG, JPEG, WebP, ...), all feeding one generation.
+        mask: an encoded picture of the same size as the first input. White is re-drawn, black is
+            kept: the APIs translate their own conventions (OpenAI's is alpha 0) to this.
+        params: the numeric knobs.
+        output_format, output_quality: how pictures are encoded; quality 1..100 for jpeg and webp.
+        num_previews: how many intermediate pictures ``Progress`` should carry at most.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str | None = None
+    weights: str | None = None
+    images: tuple[bytes, ...] = ()
+    mask: bytes | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
+    output_format: OutputFormat = "png"
+    output_quality: int = 95
+    num_previews: int = 0
+
+    @property
+    def mode(self) -> Mode:
+        """What kind of work the inputs ask for."""
+        if not self.images:
+            return "text-to-image"
+        return "image-to-image" if self.mask is None else "inpainting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """News of a request under way.
+
+    Attributes:
+        step, num_steps: denoising steps done and to do, summed over the request's pictures.
+        preview: an encoded JPEG of the picture so far, or None.
+        preview_index: which picture of the request the preview shows.
+    """
+
+    step: int
+    num_steps: int
+    preview: bytes | None = None
+    preview_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """One finished picture: encoded bytes, the seed that made it, its true size in pixels."""
+
+    data: bytes
+    seed: int
+    width: int
+    height: int
+    format: OutputFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """All pictures of one request, in order, and where the time went.
+
+    Attributes:
+        images: picture k was drawn from ``seed + k``.
+        model: id of the model that drew them.
+        seconds: wall time inside the model's host, queueing in its engine included.
+        prompt_tokens: tokens the text encoder saw (before padding).
+        max_batch_rows: the most rows any of this request's forward passes held.
+    """
+
+    images: tuple[GeneratedImage, ...]
+    model: str
+    seconds: float
+    prompt_tokens: int = 0
+    max_batch_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a hosted model is and accepts.
+
+    Attributes:
+        id: the Serve application's name; aliases resolve to it.
+        family: name in the table of families.
+        modes: what it can do.
+        defaults: values for the knobs a request leaves open (width, height, steps, guidance,
+            strength, scheduler, sigmas are never None here).
+        min_size, max_size: bounds of width and height in pixels.
+        max_pixels: bound of width times height.
+        size_multiple: sizes are rounded to the nearest multiple of this.
+        max_input_images: how many pictures one request may feed.
+        max_num_inference_steps: the most steps a request may ask for.
+        schedulers, sigmas: accepted names.
+        weights: names of personal weights; the entry ``default`` serves users without their own.
+        device, dtype: where it runs, as torch names them.
+        max_ongoing_requests: requests that one replica takes at once.
+        created: Unix time, whole seconds.
+        unavailable: why the model cannot serve now (a remote one without its key), as a sentence
+            for the caller; empty when it can. ``modes`` is empty then.
+    """
+
+    id: str
+    family: str
+    modes: tuple[Mode, ...]
+    defaults: SamplingParams
+    aliases: tuple[str, ...] = ()
+    min_size: int = 64
+    max_size: int = 2048
+    max_pixels: int = 2048 * 2048
+    size_multiple: int = 8
+    max_input_images: int = 1
+    max_num_inference_steps: int = 150
+    schedulers: tuple[str, ...] = ()
+    sigmas: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    device: str = "cpu"
+    dtype: str = "float32"
+    max_ongoing_requests: int = 16
+    created: int = 0
+    unavailable: str = ""
+
+    def has_name(self, name: str) -> bool:
+        """Whether ``name`` is this model's id or one of its aliases."""
+        return name == self.id or name in self.aliases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy one replica of a model is.
+
+    Attributes:
+        num_running, num_waiting: requests in the engine, and those not yet encoded.
+        work: image tokens times rows times steps still to run, the unit of expected work.
+        resident_weights: names of the weights in memory.
+        weight_bytes: bytes they take.
+    """
+
+    num_running: int
+    num_waiting: int
+    work: float
+    resident_weights: tuple[str, ...] = ()
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evicted:
+    """Weights that one host dropped: their names and the bytes freed."""
+
+    weights: tuple[str, ...]
+    num_bytes: int
