@@ -1,0 +1,239 @@
+"""Batcher: who shares the next forward pass, and who goes first. Pure Python, no tensor.
+
+The rules, in order:
+
+1. Decode what is denoised: somebody waits for nothing else, and it frees memory.
+2. Encode a waiting request while there is room, but at most ``MAX_ENCODES`` in a row when there
+   are pictures to step.
+3. Step the pictures of one ``BatchKey``: the key of the picture that ranks first, filled up in
+   the order of rank.
+
+Rank: time is counted in image tokens processed. A picture is due at the time it came plus the work
+it has left, and the earliest due goes first. So short work overtakes long work, but only while its
+own length is more than the time that the long one has already waited. A picture that was left out
+of ``MAX_TURNS`` steps goes before all others.
+
+Nothing starves: the pictures in flight are bounded, so encoding stops until others are decoded;
+each picture takes part at least once in about ``MAX_TURNS`` steps plus the number of keys; and a
+request whose weights have no place in memory is overtaken ``MAX_OVERTAKEN`` times at most, then
+nothing is encoded before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from deployments.engine.state import RequestState
+from deployments.types import GenerationRequest
+
+MAX_ENCODES: Final = 4
+MAX_TURNS: Final = 16
+MAX_OVERTAKEN: Final = 8
+
+#: Pictures in flight hold at most so many times the rows of one forward.
+MAX_FILL: Final = 4
+
+#: After so many turns a limit that memory forced down is tried at twice its value again.
+REGROW_TURNS: Final = 256
+
+
+@dataclass(slots=True, kw_only=True)
+class Waiting:
+    """A request that is not yet encoded. ``came`` is on the clock of image tokens."""
+
+    request_id: str
+    weights: str | None
+    work: float
+    came: float
+    num_overtaken: int = 0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Place:
+    """One picture in flight. ``came`` counts image tokens, ``turn`` the turns of the loop."""
+
+    request_id: str
+    state: RequestState
+    came: float
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode this request, before others due earlier whose weights find no place just now."""
+
+    request_id: str
+    overtaken: tuple[str, ...] = ()
+
+    @property
+    def request_ids(self) -> frozenset[str]:
+        """Whom the work concerns."""
+        return frozenset({self.request_id})
+
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """One step of these pictures, of equal ``BatchKey``, in one forward pass."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def request_ids(self) -> frozenset[str]:
+        """Whom the work concerns."""
+        return frozenset(place.request_id for place in self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Decode these pictures, of equal weights and latent shape, together."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def request_ids(self) -> frozenset[str]:
+        """Whom the work concerns."""
+        return frozenset(place.request_id for place in self.places)
+
+
+Work: TypeAlias = Encode | Denoise | Decode
+
+
+class Batcher:
+    """Owns the queue of waiting requests and the pictures in flight.
+
+    Args:
+        max_rows: rows of one forward pass (pictures, when decoding).
+        max_tokens: image tokens of one forward pass, over all rows. One picture always runs.
+    """
+
+    def __init__(self, *, max_rows: int, max_tokens: int) -> None:
+        self._max_rows = max_rows
+        self._max_tokens = max_tokens
+        self._limits: dict[type[Work], int] = {Denoise: max_tokens, Decode: max_tokens}
+        self._waiting: dict[str, Waiting] = {}
+        self._places: list[Place] = []
+        self._clock = 0.0
+        self._turn = 0
+        self._num_encodes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._places
+
+    def add(self, request_id: str, weights: str | None, work: float) -> None:
+        """Let a request wait for its encoding; ``work`` estimates its tokens times rows x steps."""
+        self._waiting[request_id] = Waiting(
+            request_id=request_id, weights=weights, work=work, came=self._clock
+        )
+
+    def admit(self, request_id: str, states: Sequence[RequestState]) -> None:
+        """Turn a waiting request into its pictures; they keep the time at which it came."""
+        came = self._waiting.pop(request_id).came
+        self._places += [
+            Place(request_id=request_id, state=state, came=came, turn=self._turn)
+            for state in states
+        ]
+
+    def leave(self, place: Place) -> None:
+        """Take out one picture that is done."""
+        self._places = [other for other in self._places if other is not place]
+
+    def remove(self, request_id: str) -> None:
+        """Take out a request with all that is left of it; unknown ones are none."""
+        self._waiting.pop(request_id, None)
+        self._places = [place for place in self._places if place.request_id != request_id]
+
+    def choose(self, can_load: Callable[[str | None], bool]) -> Work | None:
+        """What to do next; changes nothing. ``can_load`` says whether weights find a place."""
+        to_step = [place for place in self._places if not place.state.is_denoised]
+        to_decode = [place for place in self._places if place.state.is_denoised]
+        if to_decode:
+            return Decode(self._fill(to_decode, Decode))
+        encode = self._next_encode(can_load)
+        if encode and not (to_step and self._num_encodes >= MAX_ENCODES):
+            return encode
+        return Denoise(self._fill(to_step, Denoise)) if to_step else None
+
+    def record(self, work: Work) -> None:
+        """Move the clocks on after ``work`` has run."""
+        self._turn += 1
+        if isinstance(work, Encode):
+            self._num_encodes += 1
+            for request_id in work.overtaken:
+                self._waiting[request_id].num_overtaken += 1
+        if isinstance(work, Denoise):
+            self._num_encodes = 0
+            self._clock += sum(place.state.num_rows * place.state.tokens for place in work.places)
+            for place in work.places:
+                place.turn = self._turn
+        if self._turn % REGROW_TURNS == 0:
+            self._limits = {kind: self._grown(limit) for kind, limit in self._limits.items()}
+
+    def shrink(self, work: Denoise | Decode) -> None:
+        """Memory did not hold ``work``: let later ones have at most half its tokens."""
+        kind = type(work)
+        self._limits[kind] = max(1, sum(_size(place, kind)[1] for place in work.places) // 2)
+
+    def _grown(self, limit: int) -> int:
+        return min(self._max_tokens, limit * 2)
+
+    def _next_encode(self, can_load: Callable[[str | None], bool]) -> Encode | None:
+        num_rows = sum(place.state.num_rows for place in self._places)
+        if self._places and num_rows >= MAX_FILL * self._max_rows:
+            return None
+        overtaken: list[str] = []
+        for waiting in sorted(self._waiting.values(), key=lambda w: w.came + w.work):
+            if can_load(waiting.weights):
+                return Encode(waiting.request_id, tuple(overtaken))
+            if waiting.num_overtaken >= MAX_OVERTAKEN:
+                return None
+            overtaken.append(waiting.request_id)
+        return None
+
+    def _rank(self, place: Place) -> tuple[int, float]:
+        if self._turn - place.turn >= MAX_TURNS:
+            return 0, place.turn
+        return 1, place.came + place.state.work
+
+    def _fill(self, places: list[Place], kind: type[Work]) -> tuple[Place, ...]:
+        """Those that go together with the first in rank, as many as the limits hold."""
+        ranked = sorted(places, key=self._rank)
+        first, chosen = ranked[0], [ranked[0]]
+        rows, tokens = _size(first, kind)
+        for place in ranked[1:]:
+            if _group(place, kind) != _group(first, kind):
+                continue
+            more_rows, more_tokens = _size(place, kind)
+            if rows + more_rows > self._max_rows or tokens + more_tokens > self._limits[kind]:
+                continue
+            rows, tokens = rows + more_rows, tokens + more_tokens
+            chosen.append(place)
+        return tuple(chosen)
+
+
+def _group(place: Place, kind: type[Work]) -> Hashable:
+    """Equal for pictures that may go together."""
+    if kind is Denoise:
+        return place.state.batch_key
+    return place.state.batch_key.weights, tuple(place.state.latents.shape)
+
+
+def _size(place: Place, kind: type[Work]) -> tuple[int, int]:
+    """Rows and image tokens that a picture takes of the limits."""
+    rows = place.state.num_rows if kind is Denoise else 1
+    return rows, rows * place.state.tokens
+
+
+def estimate(request: GenerationRequest, tokens_per_pixel: float) -> float:
+    """The work of a request that is not encoded: timesteps times rows times image tokens."""
+    params = request.params
+    steps = params.num_inference_steps or 1
+    if request.images and params.strength is not None:
+        steps = max(1, round(steps * params.strength))
+    scale = params.guidance_scale if params.true_cfg_scale is None else params.true_cfg_scale
+    rows = 2 if scale is not None and scale > 1 else 1
+    pixels = (params.width or 512) * (params.height or 512)
+    return params.num_images * steps * rows * pixels * tokens_per_pixel

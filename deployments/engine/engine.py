@@ -1,0 +1,243 @@
+"""Engine: the step loop. In a thread of its own it chooses, runs and settles, turn by turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from threading import Thread
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from deployments.engine.batcher import Batcher, Decode, Denoise, Encode, Work, estimate
+from deployments.engine.events import Event, Failed, Listener
+from deployments.engine.flight import Flight
+from deployments.engine.inbox import Inbox
+from deployments.engine.inline import Runner
+from deployments.engine.memory import WeightsPool
+from deployments.engine.pipeline import Outcome, Pipeline
+from deployments.errors import AtelierError, Cancelled, GenerationFailed
+from deployments.types import Evicted, GenerationRequest, Load
+
+if TYPE_CHECKING:
+    from deployments.engine.state import RequestState
+    from deployments.families.base import Family
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before looking again when requests wait for weights that others use.
+PAUSE = 0.05
+
+
+class Engine:
+    """Draws pictures for many requests at once, one denoising step at a time.
+
+    At every step boundary requests join, leave and are cancelled; which pictures share a forward
+    pass is the batcher's choice. Events reach a request's listener from the engine's thread.
+
+    Args:
+        family: the model; only the engine's thread calls it.
+        runner: the device that it runs on.
+        max_batch_rows, max_batch_tokens: bounds of one forward pass; one picture always runs.
+        max_resident_weights: sets of weights kept in memory.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        runner: Runner,
+        *,
+        max_batch_rows: int = 16,
+        max_batch_tokens: int = 16384,
+        max_resident_weights: int = 3,
+    ) -> None:
+        self._runner = runner
+        self._inbox = Inbox()
+        self._batcher = Batcher(max_rows=max_batch_rows, max_tokens=max_batch_tokens)
+        self._pool = WeightsPool(partial(runner.load, family.load_weights), max_resident_weights)
+        self._pipeline = Pipeline(family, runner, self._pool, self._batcher.shrink)
+        self._flights: dict[str, Flight] = {}  # the engine's thread's own view of the inbox's
+        self._thread = Thread(target=self._loop, name="engine", daemon=True)
+        self._beat = monotonic()
+        self._tokens_per_pixel = 1 / 64
+        self._must_trim = False
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End at the next step boundary: who is still in flight fails as cancelled."""
+        self._inbox.close()
+        if self._thread.ident is None:
+            self._close()
+        else:
+            self._thread.join()
+
+    def add(self, request_id: str, request: GenerationRequest, listener: Listener) -> None:
+        """Take a request whose params are all filled in; ``listener`` hears of it from now on.
+
+        Raises ``Conflict`` for an id in flight and ``ModelNotReady`` after ``stop``.
+        """
+        flight = Flight(request_id=request_id, request=request, listener=listener)
+        flight.estimate = estimate(request, self._tokens_per_pixel)
+        self._inbox.add(flight)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request before its next step, with ``Failed(Cancelled)``; False if it has ended."""
+        return self._inbox.cancel(request_id)
+
+    def load(self) -> Load:
+        """How busy the engine is."""
+        flights = self._inbox.flights
+        num_waiting = sum(flight.is_waiting for flight in flights)
+        return Load(
+            num_running=len(flights) - num_waiting,
+            num_waiting=num_waiting,
+            work=sum(flight.work for flight in flights),
+            resident_weights=self._pool.names,
+            weight_bytes=self._pool.num_bytes,
+        )
+
+    def evict(self) -> Evicted:
+        """Drop the weights that nobody uses; the next request that names them loads them again."""
+        evicted = self._pool.evict_idle()
+        self._must_trim = True
+        self._inbox.wake()
+        return evicted
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs and the device works."""
+        return self._thread.is_alive() and not self._runner.is_lost
+
+    @property
+    def seconds_since_step(self) -> float:
+        """How long the present turn has been running; 0 when there is nothing to do."""
+        flights = self._inbox.flights
+        if not flights:
+            return 0.0
+        return monotonic() - max(self._beat, min(flight.added for flight in flights))
+
+    def _loop(self) -> None:
+        self._runner.open()
+        timeout: float | None = None
+        while self._inbox.is_open:
+            self._join_and_leave(timeout)
+            timeout = self._turn()
+            self._beat = monotonic()
+        self._close()
+
+    def _close(self) -> None:
+        self._join_and_leave(0)
+        self._end_all(self._flights, Cancelled("the model is shutting down"))
+
+    def _turn(self) -> float | None:
+        """Choose, run, settle; returns how long the next turn may wait for news."""
+        work: Work | None = None
+        try:
+            work = self._batcher.choose(self._pool.can_acquire)
+            if work is None:
+                return None if self._batcher.is_empty else PAUSE
+            self._settle(work, self._run(work))
+        except Exception:
+            logger.exception("a turn of the engine failed: the requests concerned end")
+            concerned = self._flights if work is None else work.request_ids
+            self._end_all(concerned, GenerationFailed("the model failed"))
+        return 0
+
+    def _join_and_leave(self, timeout: float | None) -> None:
+        arrived, cancelled = self._inbox.drain(timeout)
+        self._beat = monotonic()
+        for flight in arrived:
+            self._flights[flight.request_id] = flight
+            self._batcher.add(flight.request_id, flight.request.weights, flight.estimate)
+        for flight in cancelled:
+            self._end(flight, Failed(error=Cancelled("the request was cancelled")))
+        if self._must_trim:
+            self._must_trim = False
+            self._runner.trim()
+
+    def _run(self, work: Work) -> list[Outcome]:
+        match work:
+            case Encode(request_id):
+                self._encode(self._flights[request_id])
+                return []
+            case Denoise():
+                return self._pipeline.denoise(work)
+            case Decode():
+                return self._pipeline.decode(work)
+
+    def _encode(self, flight: Flight) -> None:
+        states = self._pipeline.encode(flight.request_id, flight.request)
+        if isinstance(states, AtelierError):
+            self._end(flight, Failed(error=states))
+            return
+        flight.states = states
+        self._learn_tokens(states[0])
+        self._batcher.admit(flight.request_id, states)
+        self._tell_progress(flight)
+
+    def _settle(self, work: Work, outcomes: list[Outcome]) -> None:
+        self._batcher.record(work)
+        by_request: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_request.setdefault(outcome.place.request_id, []).append(outcome)
+        for request_id, own in by_request.items():
+            errors = [outcome.error for outcome in own if outcome.error]
+            if errors:
+                self._end(self._flights[request_id], Failed(error=errors[0]))
+            elif isinstance(work, Decode):
+                self._settle_decoded(self._flights[request_id], own)
+            else:
+                self._settle_stepped(self._flights[request_id], own)
+
+    def _settle_stepped(self, flight: Flight, outcomes: list[Outcome]) -> None:
+        flight.max_batch_rows = max(flight.max_batch_rows, *(o.num_rows for o in outcomes))
+        self._tell_progress(flight)
+
+    def _settle_decoded(self, flight: Flight, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            flight.pixels[outcome.place.state.index] = outcome.value
+            self._batcher.leave(outcome.place)
+        if flight.is_complete:
+            self._end(flight, flight.finished())
+
+    def _tell_progress(self, flight: Flight) -> None:
+        preview = None
+        if flight.is_preview_due:
+            flight.num_previews += 1
+            preview = self._pipeline.preview(flight.request_id, flight.states[0])
+        stepped = flight.progress(preview)
+        if stepped and not self._tell(flight, stepped):
+            self._end(flight, Failed(error=Cancelled("nobody listens any more")))
+
+    def _end(self, flight: Flight, event: Event) -> None:
+        """The last event of a request; everything that it held is free before it is told."""
+        self._batcher.remove(flight.request_id)
+        del self._flights[flight.request_id]
+        if not flight.is_waiting:
+            self._pool.release(flight.request.weights)
+        if self._inbox.remove(flight.request_id):
+            event = Failed(error=Cancelled("the request was cancelled"))
+        self._tell(flight, event)
+
+    def _end_all(self, request_ids: Iterable[str], error: AtelierError) -> None:
+        for request_id in list(request_ids):
+            if flight := self._flights.get(request_id):
+                self._end(flight, Failed(error=error))
+
+    def _tell(self, flight: Flight, event: Event) -> bool:
+        """Hand an event to the listener; False when it is broken."""
+        try:
+            flight.listener(event)
+        except Exception:
+            logger.exception("request_id=%s has a broken listener", flight.request_id)
+            return False
+        return True
+
+    def _learn_tokens(self, state: RequestState) -> None:
+        """How many image tokens a pixel is worth, for the estimates of those who wait."""
+        params = state.request.params
+        if params.width and params.height:
+            self._tokens_per_pixel = state.tokens / (params.width * params.height)

@@ -1,0 +1,92 @@
+"""Flight: one request between ``add`` and its last event. Written by the engine's thread alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from deployments.engine.events import Finished, Listener, Picture, Stepped
+from deployments.engine.state import RequestState, picture_seed
+from deployments.types import GenerationRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """A request, who listens to it, and how far its pictures are.
+
+    Attributes:
+        added: when it was added, on the monotonic clock, in seconds.
+        estimate: its work while it waits: timesteps times rows times image tokens.
+        states: one per picture, in order; empty until it is encoded.
+        pixels: decoded pictures by their index.
+        max_batch_rows: the most rows any of its forward passes held so far.
+        told: the last step reported; -1 before the first report.
+        num_previews: previews sent so far.
+    """
+
+    request_id: str
+    request: GenerationRequest
+    listener: Listener
+    estimate: float = 0.0
+    added: float = field(default_factory=monotonic)
+    states: tuple[RequestState, ...] = ()
+    pixels: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    max_batch_rows: int = 0
+    told: int = -1
+    num_previews: int = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is still to be encoded."""
+        return not self.states
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every picture is decoded."""
+        return bool(self.states) and len(self.pixels) == len(self.states)
+
+    @property
+    def work(self) -> float:
+        """What is left: timesteps times rows times image tokens."""
+        return sum(state.work for state in self.states) if self.states else self.estimate
+
+    @property
+    def is_preview_due(self) -> bool:
+        """Whether the first picture has passed the next of its evenly spread preview points."""
+        state = self.states[0]
+        due = preview_points(state.num_timesteps, self.request.num_previews)
+        return self.num_previews < len(due) and due[self.num_previews] <= state.step
+
+    def progress(self, preview: NDArray[np.float32] | None = None) -> Stepped | None:
+        """The news since the last report; None when there is none."""
+        steps = self.request.params.num_inference_steps or self.states[0].num_timesteps
+        num_steps = steps * len(self.states)
+        visited = sum(state.step for state in self.states)
+        step = num_steps * visited // max(1, sum(state.num_timesteps for state in self.states))
+        if step == self.told and preview is None:
+            return None
+        self.told = step
+        return Stepped(step=step, num_steps=num_steps, preview=preview)
+
+    def finished(self) -> Finished:
+        """The last event of a complete request."""
+        return Finished(
+            pictures=tuple(
+                Picture(pixels=self.pixels[index], seed=picture_seed(self.request, index))
+                for index in range(len(self.states))
+            ),
+            prompt_tokens=self.states[0].prompt_tokens,
+            max_batch_rows=self.max_batch_rows,
+            seconds=monotonic() - self.added,
+        )
+
+
+def preview_points(num_timesteps: int, num_previews: int) -> list[int]:
+    """After which timesteps to show a preview: at most ``num_previews``, none after the last."""
+    evenly = {max(1, k * num_timesteps // (num_previews + 1)) for k in range(1, num_previews + 1)}
+    return sorted(point for point in evenly if point < num_timesteps)

@@ -1,0 +1,190 @@
+"""Pipeline: runs work through the family, and keeps one picture's fault from all others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import numpy as np
+
+from deployments.engine.batcher import Decode, Denoise, Place
+from deployments.engine.inline import Runner
+from deployments.engine.memory import WeightsPool
+from deployments.engine.state import RequestState, Row
+from deployments.errors import (
+    AtelierError,
+    GenerationFailed,
+    NumericalFailure,
+    OutOfMemory,
+    WorkerLost,
+)
+from deployments.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from deployments.families.base import Family
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY: Final = "the request does not fit the device's memory; ask for a smaller picture"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one picture: its value, or the error that ends its request.
+
+    Attributes:
+        value: pixels when it was decoded, else None.
+        num_rows: rows of the forward pass that it was part of.
+    """
+
+    place: Place
+    value: Any = None
+    error: AtelierError | None = None
+    num_rows: int = 0
+
+
+Run: TypeAlias = Callable[[Sequence[Place]], list[Outcome]]
+
+
+class Pipeline:
+    """A family on a runner: one step of work in, one outcome per picture out; it never raises.
+
+    Args:
+        on_split: told of a batch that memory did not hold, before its pictures are run alone.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        runner: Runner,
+        pool: WeightsPool,
+        on_split: Callable[[Denoise | Decode], None],
+    ) -> None:
+        self._family = family
+        self._runner = runner
+        self._pool = pool
+        self._on_split = on_split
+
+    def encode(
+        self, request_id: str, request: GenerationRequest
+    ) -> tuple[RequestState, ...] | AtelierError:
+        """The request's pictures; its weights are acquired then, and released after an error."""
+
+        acquire = partial(self._pool.acquire, request.weights)
+        weights = self._attempt(acquire, request_id, "loading the weights of")
+        if isinstance(weights, AtelierError):
+            return weights
+        encode = partial(self._states, request, weights)
+        states = self._attempt(encode, request_id, "encoding")
+        if isinstance(states, AtelierError):
+            self._pool.release(request.weights)
+        return states
+
+    def denoise(self, work: Denoise) -> list[Outcome]:
+        """One step of every picture."""
+        return self._each(work, self._forward)
+
+    def decode(self, work: Decode) -> list[Outcome]:
+        """The pixels of every picture."""
+        return self._each(work, self._pixels)
+
+    def preview(self, request_id: str, state: RequestState) -> Any:
+        """The picture so far; None when that fails, which harms nobody."""
+        try:
+            return self._runner.run(self._family.preview, state)
+        except Exception:
+            logger.exception("request_id=%s has no preview", request_id)
+            return None
+
+    def _states(self, request: GenerationRequest, weights: Any) -> tuple[RequestState, ...]:
+        states = self._runner.run(self._family.encode, request, weights)
+        assert states
+        return states
+
+    def _forward(self, places: Sequence[Place]) -> list[Outcome]:
+        states = [place.state for place in places]
+        rows = [Row(state, k) for state in states for k in range(state.num_rows)]
+        predictions = self._runner.run(self._family.denoise, rows)
+        assert len(predictions) == len(rows)
+        outcomes, start = [], 0
+        for place in places:
+            end = start + place.state.num_rows
+            error = self._advance(place, predictions[start:end])
+            outcomes.append(Outcome(place=place, error=error, num_rows=len(rows)))
+            start = end
+        return outcomes
+
+    def _advance(self, place: Place, predictions: Sequence[Any]) -> AtelierError | None:
+        state, step = place.state, place.state.step
+        advance = partial(self._runner.run, self._family.advance, state, predictions)
+        # NOTE: never repeated, since the picture's scheduler may have counted the step already.
+        error = self._attempt(advance, place.request_id, "denoising", can_repeat=False)
+        state.step = step + 1
+        return error
+
+    def _pixels(self, places: Sequence[Place]) -> list[Outcome]:
+        pictures = self._runner.run(self._family.decode, [place.state for place in places])
+        assert len(pictures) == len(places)
+        return [_checked(place, pixels) for place, pixels in zip(places, pictures, strict=True)]
+
+    def _each(self, work: Denoise | Decode, run: Run) -> list[Outcome]:
+        """Run all together, or one by one when there is one only or together they fail."""
+        outcomes = self._together(work, run) if len(work.places) > 1 else None
+        if outcomes is None:
+            return [outcome for place in work.places for outcome in self._alone(place, run)]
+        return outcomes
+
+    def _together(self, work: Denoise | Decode, run: Run) -> list[Outcome] | None:
+        try:
+            return run(work.places)
+        except MemoryError:
+            logger.warning("no memory for %d pictures at once: run apart", len(work.places))
+            self._on_split(work)
+        except Exception:
+            logger.exception("a batch of %d pictures failed: run apart", len(work.places))
+        return None
+
+    def _alone(self, place: Place, run: Run) -> list[Outcome]:
+        stage = "decoding" if place.state.is_denoised else "denoising"
+        outcomes = self._attempt(partial(run, [place]), place.request_id, stage)
+        if isinstance(outcomes, AtelierError):
+            return [Outcome(place=place, error=outcomes)]
+        return outcomes
+
+    def _attempt(
+        self, work: Callable[[], T], request_id: str, stage: str, *, can_repeat: bool = True
+    ) -> T | AtelierError:
+        """Its result, or what to tell the caller. Out of memory, idle weights leave first."""
+        try:
+            return work()
+        except MemoryError:
+            pass
+        except Exception as error:
+            return self._told(error, request_id, stage)
+        if can_repeat and self._pool.evict_idle().weights:
+            self._runner.trim()
+            return self._attempt(work, request_id, stage, can_repeat=False)
+        logger.warning("request_id=%s ran out of memory while %s", request_id, stage)
+        return OutOfMemory(OUT_OF_MEMORY)
+
+    def _told(self, error: Exception, request_id: str, stage: str) -> AtelierError:
+        """The error for the caller: ours as it is, anything else logged and kept from him."""
+        if isinstance(error, AtelierError):
+            return error.with_traceback(None)
+        logger.error("request_id=%s failed while %s", request_id, stage, exc_info=error)
+        if self._runner.is_lost:
+            return WorkerLost("the device that ran the request failed")
+        return GenerationFailed(f"the model failed while {stage} the request")
+
+
+def _checked(place: Place, pixels: Any) -> Outcome:
+    """A decoded picture, unless it holds NaN or infinity."""
+    if np.isfinite(pixels).all():
+        return Outcome(place=place, value=pixels)
+    error = NumericalFailure("the picture came out as NaN or infinity; try other parameters")
+    return Outcome(place=place, error=error)

@@ -1,0 +1,100 @@
+"""RequestState: one picture in flight. Private to the engine; it never leaves its process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deployments.types import SEED_RANGE, GenerationRequest
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """Rows share a forward pass exactly when their keys are equal.
+
+    Attributes:
+        weights: name of the weights the denoiser runs with.
+        latents: shape of one row's denoiser input, without the row axis.
+        conditioning: shapes of one row's conditioning, without the row axis.
+    """
+
+    weights: str
+    latents: tuple[int, ...]
+    conditioning: tuple[tuple[int, ...], ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestState:
+    """One picture between the asking and the finished pixels.
+
+    A request for n pictures becomes n states: each has its own noise generator (seed + k) and its
+    own diffusers scheduler (which counts its steps), so that whom it shares a forward pass with
+    cannot show.
+
+    Attributes:
+        request: what was asked, with every knob of ``params`` that the family uses filled in.
+        index: k, the picture's place in its request.
+        weights: what the family's ``load_weights`` returned; released when the picture is done.
+        branches: one conditioning per guidance branch, the conditional one first; opaque to the
+            engine. ``len(branches)`` rows go into a forward pass at each step.
+        batch_key: equal for all branches of one picture.
+        tokens: image tokens (latent positions) of one row, the unit of the token budget.
+        latents: (1, channels, height, width) on the family's device.
+        generator: the request's own CPU generator; every draw of noise comes from it.
+        scheduler: a diffusers scheduler of this picture's own.
+        timesteps: the values to walk; higher-order schedulers visit more than the steps asked for.
+        step: how many of ``timesteps`` are done; the engine counts, after ``advance``.
+        prompt_tokens: tokens the text encoder saw, before padding.
+        extra: what the family keeps besides (inpainting's mask and clean latents, say).
+    """
+
+    request: GenerationRequest
+    index: int
+    weights: Any
+    branches: tuple[Any, ...]
+    batch_key: BatchKey
+    tokens: int
+    latents: Tensor
+    generator: Generator
+    scheduler: Any
+    timesteps: Tensor
+    step: int = 0
+    prompt_tokens: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Forward passes this picture takes in all."""
+        return len(self.timesteps)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a forward pass that this picture takes: its guidance branches."""
+        return len(self.branches)
+
+    @property
+    def work(self) -> int:
+        """What is left to denoise: timesteps times rows times image tokens."""
+        return max(0, self.num_timesteps - self.step) * self.num_rows * self.tokens
+
+    @property
+    def is_denoised(self) -> bool:
+        """Whether only decoding is left."""
+        return self.step >= self.num_timesteps
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a denoiser batch: a picture and one of its guidance branches."""
+
+    state: RequestState
+    branch: int
+
+
+def picture_seed(request: GenerationRequest, index: int) -> int:
+    """Seed of picture ``index``: the request's plus ``index``, within its 32 (or 64) bits."""
+    seed = request.params.seed or 0
+    return (seed + index) % (SEED_RANGE if seed < SEED_RANGE else 2**64)

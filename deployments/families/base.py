@@ -1,0 +1,78 @@
+"""Family: what the engine needs of one model family, in four verbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from deployments.config import ModelConfig
+    from deployments.engine.state import RequestState, Row
+    from deployments.types import GenerationRequest, Mode
+
+
+class Family(ABC):
+    """One model family's code: encode, denoise, advance, decode.
+
+    The engine calls every method from its one thread, without gradients. A family holds modules
+    and tokenizers; it holds nothing of a request, since requests run through it interleaved.
+
+    Class attributes:
+        modes: what the family can do.
+        size_multiple: width and height are multiples of this many pixels.
+        schedulers, sigmas: accepted names of ``SamplingParams.scheduler`` and ``.sigmas``.
+        uses_torch: whether it needs a ``TorchRunner``; else an ``InlineRunner`` will do.
+    """
+
+    modes: ClassVar[tuple[Mode, ...]]
+    size_multiple: ClassVar[int] = 8
+    schedulers: ClassVar[tuple[str, ...]]
+    sigmas: ClassVar[tuple[str, ...]]
+    uses_torch: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: ModelConfig, device: str, dtype: str) -> Self:
+        """Read the base model's weights onto ``device`` (a torch device name) in ``dtype``."""
+
+    @abstractmethod
+    def load_weights(self, name: str | None) -> Any:
+        """A set of weights by its name in ``config.personal``; None is the base model's own.
+
+        The result has ``name: str`` and ``num_bytes: int``; sets that are already in memory are
+        kept by the engine's pool, not here. Raises ``InvalidRequest`` for unknown names.
+        """
+
+    @abstractmethod
+    def encode(self, request: GenerationRequest, weights: Any) -> tuple[RequestState, ...]:
+        """One state per picture: text encoded, noise drawn, input pictures in latent space.
+
+        ``request.params`` has no None left in width, height, steps, guidance, seed, scheduler and
+        sigmas. The text is encoded once for all of the request's pictures.
+        Raises ``InvalidRequest`` for what the family cannot do (undecodable picture, a scheduler
+        that has no such spacing).
+        """
+
+    @abstractmethod
+    def denoise(self, rows: Sequence[Row]) -> Sequence[Any]:
+        """One forward pass over rows of equal ``BatchKey``: each row's prediction, in order."""
+
+    @abstractmethod
+    def advance(self, state: RequestState, predictions: Sequence[Any]) -> None:
+        """One step of one picture: combine its branches' predictions, step its scheduler."""
+
+    @abstractmethod
+    def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:
+        """Pixels of denoised pictures of equal latent shape: (height, width, 3), 0..1 each.
+
+        Kept pixels of an inpainting are the input's own. Raises ``NumericalFailure`` only when
+        every picture is affected; the engine checks each result for NaN itself.
+        """
+
+    @abstractmethod
+    def preview(self, state: RequestState) -> NDArray[np.float32]:
+        """The picture so far, small and cheap: (height, width, 3), 0..1."""

@@ -1,0 +1,236 @@
+"""FakeFamily: colour gradients in place of a model, without torch. For laptops and tests.
+
+A picture depends on the prompt, the seed, the weights, the guidance and the input pictures, not on
+whom it shares a forward pass with. Words in a prompt make it fail, to try how the rest copes:
+
+    fail:encode      encoding raises
+    fail:step        the forward pass of the second step raises, for all who share it
+    fail:advance     the second step of the one picture raises, after the forward pass
+    fail:decode      decoding raises
+    fail:nan         the picture holds NaN
+    fail:oom         every forward pass runs out of memory
+    fail:oom-batch   every forward pass of two pictures or more runs out of memory
+    fail:exit        the process ends at the second step, as if killed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deployments import pictures
+from deployments.engine.state import BatchKey, RequestState, Row, picture_seed
+from deployments.errors import InvalidRequest
+from deployments.families.base import Family
+
+if TYPE_CHECKING:
+    from deployments.config import ModelConfig
+    from deployments.types import GenerationRequest
+
+Floats = NDArray[np.float32]
+
+#: Pixels of one latent position's side.
+FACTOR: Final = 8
+
+#: Hues of consecutive seeds lie this far apart: the golden ratio keeps all of them distinct.
+HUE_STEP: Final = 0.618034
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeWeights:
+    """A set of weights that is nothing but its name."""
+
+    name: str
+    num_bytes: int = 1_000_000
+
+
+class FakeFamily(Family):
+    """Draws a gradient between two colours, in as many steps as it is asked for."""
+
+    modes = ("text-to-image", "image-to-image", "inpainting", "edit")
+    schedulers = ("Euler", "Heun", "DDIM")
+    sigmas = ("normal", "karras")
+    uses_torch = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str, dtype: str) -> Self:  # noqa: ARG003
+        """Nothing to read; device and dtype do not matter."""
+        return cls(config)
+
+    def load_weights(self, name: str | None) -> FakeWeights:
+        """The base's own set, or one of ``config.personal``."""
+        if name is not None and name not in self.config.personal:
+            known = ", ".join(sorted(self.config.personal)) or "none"
+            raise InvalidRequest(f"unknown weights {name!r}; known: {known}", param="weights")
+        return FakeWeights(name=name or "")
+
+    def encode(self, request: GenerationRequest, weights: FakeWeights) -> tuple[RequestState, ...]:
+        """One state per picture; see ``Family.encode``."""
+        if "encode" in _faults(request):
+            raise RuntimeError("fake: no such file /srv/fake/encoder.bin")
+        self._check(request)
+        source = _read_inputs(request)
+        return tuple(
+            self._state(request, index, weights, source)
+            for index in range(request.params.num_images)
+        )
+
+    def denoise(self, rows: Sequence[Row]) -> Sequence[Floats]:
+        """Each row's way to the picture that its branch aims at, (1, 3, height, width)."""
+        time.sleep(self.config.step_seconds or 0)
+        num_pictures = len({id(row.state) for row in rows})
+        for row in rows:
+            faults = _faults(row.state.request)
+            if "oom" in faults or ("oom-batch" in faults and num_pictures > 1):
+                raise MemoryError("fake: out of memory")
+            if "exit" in faults and row.state.step == 1:
+                os._exit(1)
+            if "step" in faults and row.state.step == 1:
+                raise RuntimeError("fake: cannot step /srv/fake")
+        return [row.state.branches[row.branch] - row.state.latents for row in rows]
+
+    def advance(self, state: RequestState, predictions: Sequence[Floats]) -> None:
+        """Go an even part of the way; the last step arrives exactly."""
+        if "advance" in _faults(state.request) and state.step == 1:
+            raise RuntimeError("fake: cannot advance /srv/fake")
+        prediction = predictions[0]
+        if len(predictions) > 1:
+            scale = 0.02 * (state.request.params.guidance_scale or 0)
+            prediction = prediction + np.float32(scale) * (prediction - predictions[1])
+        left = np.float32(state.num_timesteps - state.step)
+        state.latents = cast("Any", state.latents + cast("Any", prediction / left))
+
+    def decode(self, states: Sequence[RequestState]) -> list[Floats]:
+        """The latents themselves, enlarged; kept pixels of an inpainting are the input's."""
+        if any("decode" in _faults(state.request) for state in states):
+            raise RuntimeError("fake: cannot decode /srv/fake")
+        return [_decoded(state) for state in states]
+
+    def preview(self, state: RequestState) -> Floats:
+        """The latents so far, one pixel per position."""
+        latents = cast("Floats", state.latents)
+        return np.ascontiguousarray(latents[0].transpose(1, 2, 0).clip(0, 1))
+
+    def _check(self, request: GenerationRequest) -> None:
+        params = request.params
+        for field, value, known in (
+            ("scheduler", params.scheduler, self.schedulers),
+            ("sigmas", params.sigmas, self.sigmas),
+        ):
+            if value is not None and value not in known:
+                message = f"unknown {field} {value!r}; known: {', '.join(known)}"
+                raise InvalidRequest(message, param=field)
+        limit = max(1, self.config.limits.max_input_images)
+        if len(request.images) > limit:
+            message = f"{len(request.images)} input pictures; this model takes at most {limit}"
+            raise InvalidRequest(message, param="images")
+
+    def _state(
+        self,
+        request: GenerationRequest,
+        index: int,
+        weights: FakeWeights,
+        source: tuple[Floats, Floats] | None,
+    ) -> RequestState:
+        params = request.params
+        seed = picture_seed(request, index)
+        shape = (3, (params.height or 512) // FACTOR, (params.width or 512) // FACTOR)
+        generator = np.random.default_rng(seed)
+        goals = _goals(request, weights.name, seed, shape)
+        timesteps = _timesteps(request)
+        latents = generator.random((1, *shape), dtype=np.float32)
+        if source is not None:
+            strength = np.float32(1.0 if params.strength is None else params.strength)
+            kept = np.clip(source[0], 0, 1)[::FACTOR, ::FACTOR].transpose(2, 0, 1)[None]
+            goals = tuple(kept + strength * (goal - kept) for goal in goals)
+            latents = kept + strength * (latents - kept)
+        return RequestState(
+            request=request,
+            index=index,
+            weights=weights,
+            branches=goals,
+            batch_key=BatchKey(weights.name, shape, ((8,),)),
+            tokens=shape[1] * shape[2],
+            latents=cast("Any", latents),
+            generator=cast("Any", generator),
+            scheduler=params.scheduler,
+            timesteps=cast("Any", timesteps),
+            prompt_tokens=len(request.prompt.split()),
+            extra={"source": source},
+        )
+
+
+def _faults(request: GenerationRequest) -> set[str]:
+    return set(re.findall(r"fail:([a-z-]+)", request.prompt))
+
+
+def _timesteps(request: GenerationRequest) -> Floats:
+    """From 1000 down: Heun visits each step but the last twice; strength leaves out the first."""
+    params = request.params
+    steps = params.num_inference_steps or 1
+    if request.images and params.strength is not None:
+        steps = max(1, min(steps, int(steps * params.strength)))
+    visited = 2 * steps - 1 if params.scheduler == "Heun" else steps
+    return np.linspace(1000, 1, visited, dtype=np.float32)
+
+
+def _goals(
+    request: GenerationRequest, weights: str, seed: int, shape: tuple[int, ...]
+) -> tuple[Floats, ...]:
+    """What each guidance branch aims at: the prompt's gradient, then the negative prompt's."""
+    goal = _gradient(f"{weights}/{request.prompt}", seed, shape)
+    scale = request.params.guidance_scale
+    if scale is None or scale <= 1:
+        return (goal,)
+    return goal, _gradient(f"not/{request.negative_prompt}", seed, shape)
+
+
+def _gradient(text: str, seed: int, shape: tuple[int, ...]) -> Floats:
+    """(1, 3, height, width): a hue at one corner fading into its opposite at the other."""
+    digest = hashlib.sha256(text.encode()).digest()
+    hue = (int.from_bytes(digest[:4], "big") / 2**32 + seed * HUE_STEP) % 1
+    phases = 2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3]))
+    colour = (0.5 + 0.4 * np.cos(phases)).astype(np.float32)[:, None, None]
+    ramp = np.add.outer(np.linspace(0, 0.5, shape[1]), np.linspace(0, 0.5, shape[2]))
+    weight = ramp.astype(np.float32)
+    return (colour * (1 - weight) + (1 - colour) * weight)[None].astype(np.float32)
+
+
+def _read_inputs(request: GenerationRequest) -> tuple[Floats, Floats] | None:
+    """The mean of the input pictures (height, width, 3) and what is re-drawn (height, width, 1)."""
+    if not request.images:
+        return None
+    size = (request.params.width or 512, request.params.height or 512)
+    images = [pictures.decode_image(data).convert("RGB") for data in request.images]
+    resized = [image.resize(size, Image.Resampling.BILINEAR) for image in images]
+    mean = np.mean([np.asarray(image, dtype=np.float32) / 255 for image in resized], axis=0)
+    redrawn = np.ones((size[1], size[0], 1), dtype=np.float32)
+    if request.mask is not None:
+        mask = pictures.decode_mask(request.mask, size)
+        redrawn = (np.asarray(mask, dtype=np.float32) >= 127.5).astype(np.float32)[..., None]
+    return mean.astype(np.float32), redrawn
+
+
+def _decoded(state: RequestState) -> Floats:
+    latents = cast("Floats", state.latents)
+    large = latents[0].repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
+    pixels = large.transpose(1, 2, 0).clip(0, 1)
+    if "nan" in _faults(state.request):
+        return np.full_like(pixels, np.nan)
+    source: tuple[Floats, Floats] | None = state.extra["source"]
+    if source is None or state.request.mask is None:
+        return np.ascontiguousarray(pixels)
+    kept, redrawn = source
+    return np.where(redrawn > 0, pixels, kept)
