@@ -1,0 +1,305 @@
+"""GenerationService: what the APIs call. Submit, wait, watch, cancel, get, list, image."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from deployments.errors import (
+    AtelierError,
+    Cancelled,
+    InvalidRequest,
+    JobNotFound,
+    NotFound,
+    Overloaded,
+    error_for,
+)
+from deployments.types import Evicted, GenerationRequest, Load, ModelCard
+from router.dispatch import Dispatcher
+from router.events import EventHub, JobNews
+from router.job import (
+    Job,
+    JobProgress,
+    JobStatus,
+    StoredRequest,
+    new_job,
+    store_request,
+)
+from router.models import Models, ModelStatus
+from router.routing import admit, choose, resolve
+from router.store.images import ImageStore
+from router.store.jobs import Idempotency, JobPage, JobStore
+
+#: Seconds between looks at the store for a job that another replica runs.
+POLL_SECONDS: Final = 0.2
+#: The longest prompt, in characters.
+MAX_PROMPT_LENGTH: Final = 20_000
+
+
+class GenerationService:
+    """The one way in and out: every API's request becomes a job here.
+
+    Args:
+        max_queued_jobs: waiting jobs beyond which new ones are refused with ``Overloaded``.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        jobs: JobStore,
+        images: ImageStore,
+        dispatcher: Dispatcher,
+        events: EventHub,
+        max_queued_jobs: int = 10_000,
+    ) -> None:
+        self._models = models
+        self._jobs = jobs
+        self._images = images
+        self._dispatcher = dispatcher
+        self._events = events
+        self._max_queued_jobs = max_queued_jobs
+
+    # -- models ---------------------------------------------------------------------------------
+
+    def model_statuses(self) -> Sequence[ModelStatus]:
+        """Every configured model, ready or not."""
+        return self._models.statuses()
+
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The card of every model that has started."""
+        return self._models.cards()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every configured model has a running replica."""
+        return self._models.are_ready
+
+    def resolve(self, name: str) -> ModelCard:
+        """The card with this id or alias; see ``routing.resolve`` for errors."""
+        return resolve(self._models.statuses(), name)
+
+    def choose(self, request: GenerationRequest, *, prefer: Sequence[str] = ()) -> ModelCard:
+        """The card of the model that ``submit`` would choose; see ``routing.choose``."""
+        return choose(
+            self._models.statuses(),
+            name=request.model,
+            mode=request.mode,
+            prefer=prefer,
+            loads=self._dispatcher.loads,
+        )
+
+    async def loads(self) -> Mapping[str, Load]:
+        """How busy each ready model is."""
+        return await self._models.loads()
+
+    async def evict(self) -> Evicted:
+        """Drop idle weights everywhere."""
+        return await self._models.evict()
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        *requests: GenerationRequest,
+        api: str,
+        owner: str,
+        prefer: Sequence[str] = (),
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+        webhook_url: str | None = None,
+        notify: bool = False,
+        details: Mapping[str, Any] | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Accept work: from here on it is durable.
+
+        All requests run on one model: the one the first names, else the first of ``prefer`` that
+        can do the work, else the least loaded capable one. Input pictures are kept before the row.
+
+        Raises:
+            InvalidRequest, UnknownModel, ModelNotReady: see ``routing``.
+            Overloaded: too many jobs wait already.
+            Conflict: the idempotency key came with another body, or ``job_id`` is taken.
+            StorageFailure: the job could not be kept; it was not accepted.
+        """
+        if not requests:
+            raise InvalidRequest("a job needs at least one request")
+        for request in requests:
+            _check_texts(request)
+        card = self.choose(requests[0], prefer=prefer)
+        admitted = [admit(card, request) for request in requests]
+        self._check_queue()
+        stored = await self._store_inputs(admitted)
+        job = new_job(
+            stored,
+            api=api,
+            owner=owner,
+            model=card.id,
+            priority=priority,
+            webhook_url=webhook_url,
+            notify=notify,
+            details=details or {},
+            id=job_id,
+        )
+        job = await self._jobs.add(job, idempotency=idempotency)
+        self._dispatcher.wake(job.model)
+        return job
+
+    async def run(
+        self,
+        *requests: GenerationRequest,
+        is_disconnected: Callable[[], Awaitable[bool]] | None = None,
+        **submit_args: Any,
+    ) -> Job:
+        """Submit and wait: the synchronous call. Returns the completed job.
+
+        A caller that goes away (this task is cancelled, or ``is_disconnected`` answers true)
+        cancels the job. Raises the job's error when it failed, ``Cancelled`` when it was cancelled.
+        """
+        job = await self.submit(*requests, **submit_args)
+        return await self.wait(job.id, is_disconnected=is_disconnected)
+
+    async def wait(
+        self,
+        job_id: str,
+        *,
+        is_disconnected: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Job:
+        """Wait for a job's end on behalf of a caller; see ``run``."""
+        leaver = is_disconnected and asyncio.create_task(self._cancel_when(is_disconnected, job_id))
+        try:
+            return raise_unless_completed(await self._ended(job_id))
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel(job_id))
+            raise
+        finally:
+            if leaver:
+                leaver.cancel()
+
+    async def watch(self, job_id: str) -> AsyncIterator[JobNews]:
+        """Progress as it happens, on whichever replica the job runs, then the ended job."""
+        with self._events.subscribe(job_id) as subscription:
+            seen: JobProgress | None = None
+            news: Sequence[JobNews] = await self._poll(job_id, seen)
+            while True:
+                for item in news:
+                    yield item
+                    if isinstance(item, Job):
+                        return
+                    seen = item
+                news = await subscription.take(POLL_SECONDS)
+                if not news and not self._dispatcher.is_running(job_id):
+                    news = await self._poll(job_id, seen)
+
+    async def cancel(self, job_id: str, *, owner: str) -> Job:
+        """Cancel a job of this owner; one that has ended is returned as it is.
+
+        Raises ``JobNotFound``.
+        """
+        await self.get(job_id, owner=owner)
+        return await self._cancel(job_id)
+
+    async def get(self, job_id: str, *, owner: str) -> Job:
+        """The job. Raises ``JobNotFound``, also for other owners' jobs."""
+        job = await self._jobs.get(job_id)
+        if job.owner != owner:
+            raise JobNotFound(f"no job {job_id!r}")
+        return job
+
+    async def list(
+        self,
+        *,
+        owner: str,
+        api: str | None = None,
+        statuses: Collection[JobStatus] = (),
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """This owner's jobs, newest first."""
+        return await self._jobs.list(
+            owner=owner, api=api, statuses=statuses, limit=limit, cursor=cursor
+        )
+
+    async def progress(self, job_id: str) -> JobProgress | None:
+        """The newest news of a job in progress."""
+        return await self._jobs.progress(job_id)
+
+    async def image(self, job: Job, index: int) -> bytes:
+        """The encoded bytes of a job's picture, counted from 0. Raises ``NotFound``."""
+        if not 0 <= index < len(job.images):
+            raise NotFound(f"job {job.id!r} has no image {index + 1}")
+        return await self._images.get(job.images[index].key)
+
+    async def images(self, job: Job) -> Sequence[bytes]:
+        """The encoded bytes of all of a job's pictures, in order."""
+        return await asyncio.gather(*(self._images.get(image.key) for image in job.images))
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _check_queue(self) -> None:
+        waiting = self._dispatcher.num_queued
+        if waiting >= self._max_queued_jobs:
+            raise Overloaded(
+                f"{waiting} jobs are waiting already; accepted: at most {self._max_queued_jobs}",
+                retry_after=5.0,
+            )
+
+    async def _store_inputs(
+        self, requests: Sequence[GenerationRequest]
+    ) -> tuple[StoredRequest, ...]:
+        stored_requests = []
+        blobs: dict[str, bytes] = {}
+        for request in requests:
+            stored, needed = store_request(request)
+            stored_requests.append(stored)
+            blobs |= needed
+        await asyncio.gather(*(self._images.put(key, data) for key, data in blobs.items()))
+        return tuple(stored_requests)
+
+    async def _cancel(self, job_id: str) -> Job:
+        job = await self._jobs.cancel(job_id)
+        self._dispatcher.abandon(job_id)
+        self._events.publish(job_id, job)
+        return job
+
+    async def _ended(self, job_id: str) -> Job:
+        async for news in self.watch(job_id):
+            if isinstance(news, Job):
+                return news
+        raise AssertionError("a watch ends with the job")
+
+    async def _cancel_when(
+        self, is_disconnected: Callable[[], Awaitable[bool]], job_id: str
+    ) -> None:
+        while not await is_disconnected():  # noqa: ASYNC110 - ASGI has no event for it
+            await asyncio.sleep(POLL_SECONDS)
+        await self._cancel(job_id)
+
+    async def _poll(self, job_id: str, seen: JobProgress | None) -> Sequence[JobNews]:
+        job = await self._jobs.get(job_id)
+        if job.status.is_final:
+            return [job]
+        progress = await self._jobs.progress(job_id)
+        return [progress] if progress is not None and progress != seen else []
+
+
+def raise_unless_completed(job: Job) -> Job:
+    """The completed job; a failed one raises its error, a cancelled one ``Cancelled``."""
+    if job.status is JobStatus.COMPLETED:
+        return job
+    if job.status is JobStatus.FAILED and job.error is not None:
+        raise error_for(job.error.code, job.error.message)
+    if job.status is JobStatus.CANCELLED:
+        raise Cancelled("the job was cancelled")
+    raise AtelierError(f"job {job.id} is {job.status}")
+
+
+def _check_texts(request: GenerationRequest) -> None:
+    for param, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+        if len(text) > MAX_PROMPT_LENGTH:
+            raise InvalidRequest(
+                f"{param} has {len(text)} characters; accepted: at most {MAX_PROMPT_LENGTH}",
+                param=param,
+            )

@@ -1,0 +1,62 @@
+"""Builds a gateway's inside over in-memory stores and fake models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from router.dispatch import Dispatcher
+from router.events import EventHub
+from router.models import Models
+from router.service import GenerationService
+from router.store.jobs import JobStore
+from router.store.images import ImageStore, MemoryImageStore
+from router.store.memory_jobs import MemoryJobStore
+
+
+@dataclass(frozen=True)
+class Inside:
+    service: GenerationService
+    dispatcher: Dispatcher
+    jobs: JobStore
+    images: ImageStore
+
+
+@asynccontextmanager
+async def running(
+    models: Models,
+    *,
+    jobs: JobStore | None = None,
+    images: ImageStore | None = None,
+    lease_seconds: float = 10.0,
+    jobs_per_replica: int | None = None,
+    max_queued_jobs: int = 1000,
+) -> AsyncIterator[Inside]:
+    """A service whose dispatcher runs, as long as the context is open."""
+    jobs = jobs or MemoryJobStore()
+    images = images or MemoryImageStore()
+    events = EventHub()
+    dispatcher = Dispatcher(
+        models=models,
+        jobs=jobs,
+        images=images,
+        events=events,
+        lease_seconds=lease_seconds,
+        jobs_per_replica=jobs_per_replica,
+    )
+    service = GenerationService(
+        models=models,
+        jobs=jobs,
+        images=images,
+        dispatcher=dispatcher,
+        events=events,
+        max_queued_jobs=max_queued_jobs,
+    )
+    await jobs.open()
+    dispatcher.start()
+    try:
+        yield Inside(service, dispatcher, jobs, images)
+    finally:
+        await dispatcher.stop()
+        await jobs.close()
