@@ -1,0 +1,244 @@
+"""LatentDiffusion: what Stable Diffusion and Stable Diffusion XL share, all but the text."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+import torch
+
+from deployments.config import locate
+from deployments.engine.state import BatchKey, RequestState
+from deployments.errors import InvalidRequest
+from deployments.families import schedulers
+from deployments.families.autoencoder import Autoencoder, composite, shrink, to_arrays
+from deployments.families.base import Family
+from deployments.families.checkpoint import Weights, num_bytes, read_personal, read_pipeline
+from deployments.families.schedulers import SCHEDULERS, SIGMAS
+from deployments.families.start import Start
+from deployments.types import SEED_RANGE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deployments.config import ModelConfig
+    from deployments.engine.state import Row
+    from deployments.types import GenerationRequest
+
+#: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
+_PREVIEW_LATENTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioning:
+    """What steers one guidance branch.
+
+    Attributes:
+        text: (1, tokens, width) embedding of the prompt.
+        added: the UNet's ``added_cond_kwargs``, each (1, n); empty for Stable Diffusion 1.
+    """
+
+    text: Tensor
+    added: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of one row, the conditioning part of its ``BatchKey``."""
+        return tuple(tuple(t.shape[1:]) for t in (self.text, *self.added.values()))
+
+
+class LatentDiffusion(Family):
+    """A UNet that denoises latents under text, between a VAE and CLIP encoders.
+
+    Latents, noise and scheduler arithmetic are float32 whatever the modules' dtype, so that a
+    seed means the same noise everywhere. The order of draws is that of diffusers' pipelines.
+
+    Class attributes:
+        pipeline: name of the diffusers pipeline that a weights folder is read with.
+        omitted: components of that pipeline that are not wanted, and their stand-ins.
+        personal: the components that personal weights replace.
+    """
+
+    modes = ("text-to-image", "image-to-image", "inpainting")
+    schedulers = tuple(SCHEDULERS)
+    sigmas = tuple(SIGMAS)
+    pipeline: ClassVar[str]
+    omitted: ClassVar[dict[str, Any]]
+    personal: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: ModelConfig, pipeline: Any) -> None:
+        self.config = config
+        self.base = pipeline
+        self.autoencoder = Autoencoder(pipeline.vae)
+        self.device = pipeline.device
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str, dtype: str) -> Self:
+        """Read the base pipeline; in float16 a VAE that overflows there stays in float32."""
+        if config.weights is None:
+            raise ValueError(f"family {config.family!r} needs weights")
+        options = {"dtype": getattr(torch, dtype), **cls.omitted}
+        pipeline = read_pipeline(cls.pipeline, locate(config.weights), options)
+        if dtype == "float16" and pipeline.vae.config.force_upcast:
+            pipeline.vae.to(torch.float32)
+        for part in ("vae", *cls.personal):
+            getattr(pipeline, part).to(device)
+        pipeline.vae.to(memory_format=torch.channels_last)
+        pipeline.unet.to(memory_format=torch.channels_last)
+        return cls(config, pipeline)
+
+    def load_weights(self, name: str | None) -> Weights:
+        """The base's own set, or a user's UNet and text encoders around the base's VAE."""
+        if name is None:
+            parts = [getattr(self.base, part) for part in ("vae", *self.personal)]
+            return Weights(name="", num_bytes=num_bytes(parts), pipeline=self.base)
+        if name not in self.config.personal:
+            known = ", ".join(sorted(self.config.personal)) or "none"
+            raise InvalidRequest(f"unknown weights {name!r}; known: {known}", param="weights")
+        folder = locate(self.config.personal[name])
+        own = read_personal(name, folder, {p: getattr(self.base, p) for p in self.personal})
+        pipeline = type(self.base)(**{**self.base.components, **own})
+        return Weights(name=name, num_bytes=num_bytes(own.values()), pipeline=pipeline)
+
+    def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
+        """One state per picture; see ``Family.encode``."""
+        params = request.params
+        self._check(request, weights)
+        source, strength = None, None
+        if request.images:
+            assert params.width is not None
+            assert params.height is not None
+            image, mask = request.images[0], request.mask
+            source = self.autoencoder.read(image, mask, params.width, params.height)
+            strength = params.strength
+            strength = self.config.defaults.strength if strength is None else strength
+        branches = self.embed(request, weights.pipeline)
+        start = Start(self.autoencoder, weights.pipeline.unet, params, source, strength)
+        return tuple(
+            self._state(request, index, weights, branches, start)
+            for index in range(params.num_images)
+        )
+
+    @abstractmethod
+    def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
+        """The prompt's conditioning and, when guided, the negative prompt's after it."""
+
+    def denoise(self, rows: Sequence[Row]) -> Sequence[Tensor]:
+        """Each row's prediction, (1, channels, height, width) in float32."""
+        unet = rows[0].state.weights.pipeline.unet
+        branches: list[Conditioning] = [row.state.branches[row.branch] for row in rows]
+        inputs = torch.cat([_unet_input(row.state) for row in rows]).to(unet.dtype)
+        timesteps = torch.stack([row.state.timesteps[row.state.step].float() for row in rows])
+        predictions: Tensor = unet(
+            inputs,
+            timesteps.to(inputs.device),
+            encoder_hidden_states=torch.cat([branch.text for branch in branches]),
+            added_cond_kwargs={
+                name: torch.cat([branch.added[name] for branch in branches])
+                for name in branches[0].added
+            },
+            return_dict=False,
+        )[0]
+        return torch.split(predictions.float(), 1)
+
+    def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
+        """Guide, step, and while inpainting bring the kept part to the next noise level."""
+        params = state.request.params
+        prediction = predictions[0]
+        if len(predictions) > 1:
+            assert params.guidance_scale is not None
+            prediction = predictions[1] + params.guidance_scale * (prediction - predictions[1])
+        timestep, before = state.timesteps[state.step], state.latents
+        output = schedulers.step(
+            state.scheduler, prediction, timestep, before, eta=params.eta, generator=state.generator
+        )
+        state.latents = output.prev_sample
+        if state.request.num_previews:
+            state.extra["preview"] = schedulers.clean_latents(
+                state.scheduler, output, prediction, timestep, before
+            )
+        if "kept" in state.extra:
+            state.latents = _blend(state)
+
+    def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:
+        """Pixels of denoised pictures; see ``Family.decode``."""
+        pixels = self.autoencoder.decode(torch.cat([state.latents for state in states]))
+        finished = [
+            composite(drawn, source) if (source := state.extra["source"]) else drawn
+            for state, drawn in zip(states, torch.split(pixels, 1), strict=True)
+        ]
+        return to_arrays(torch.cat(finished))
+
+    def preview(self, state: RequestState) -> NDArray[np.float32]:
+        """What the last step aimed at, at most 256 pixels wide and high."""
+        latents = state.extra.get("preview", state.latents)
+        return to_arrays(self.autoencoder.decode(shrink(latents, _PREVIEW_LATENTS)))[0]
+
+    def _check(self, request: GenerationRequest, weights: Weights) -> None:
+        limit = max(self.config.limits.max_input_images, 1)
+        if len(request.images) > limit:
+            message = f"{len(request.images)} input pictures; this model takes at most {limit}"
+            raise InvalidRequest(message, param="images")
+        channels = weights.pipeline.unet.config.in_channels
+        if channels != self.base.vae.config.latent_channels and request.mask is None:
+            message = "this model only inpaints: it needs an input picture and a mask"
+            raise InvalidRequest(message, param="mask")
+
+    def _num_tokens(self, prompt: str) -> int:
+        return len(self.base.tokenizer(prompt, truncation=True).input_ids)
+
+    def _state(
+        self,
+        request: GenerationRequest,
+        index: int,
+        weights: Weights,
+        branches: tuple[Conditioning, ...],
+        start: Start,
+    ) -> RequestState:
+        params = request.params
+        assert params.seed is not None
+        assert params.num_inference_steps is not None
+        seed = (params.seed + index) % SEED_RANGE
+        generator = torch.Generator().manual_seed(seed)
+        scheduler = schedulers.build(
+            params.scheduler or "", params.sigmas or "", self.base.scheduler.config, seed
+        )
+        timesteps = schedulers.walk(scheduler, params.num_inference_steps, start.strength)
+        latents, extra = start.draw(scheduler, timesteps, generator)
+        shape = (start.unet.config.in_channels, *latents.shape[2:])
+        return RequestState(
+            request=request,
+            index=index,
+            weights=weights,
+            branches=branches,
+            batch_key=BatchKey(weights.name, shape, branches[0].shapes),
+            tokens=shape[1] * shape[2],
+            latents=latents,
+            generator=generator,
+            scheduler=scheduler,
+            timesteps=timesteps,
+            prompt_tokens=self._num_tokens(request.prompt),
+            extra=extra,
+        )
+
+
+def _unet_input(state: RequestState) -> Tensor:
+    """(1, in_channels, h, w): scaled latents, with the mask and the kept part if the UNet asks."""
+    timestep = state.timesteps[state.step]
+    scaled: Tensor = state.scheduler.scale_model_input(state.latents, timestep)
+    channels = state.extra.get("channels")
+    return scaled if channels is None else torch.cat([scaled, channels], dim=1)
+
+
+def _blend(state: RequestState) -> Tensor:
+    """Drawn latents where the mask is white; elsewhere the input's, noised for the next step."""
+    kept: Tensor = state.extra["kept"]
+    redrawn: Tensor = state.extra["redrawn"]
+    if (following := state.step + 1) < state.num_timesteps:
+        timestep = state.timesteps[following : following + 1]
+        kept = state.scheduler.add_noise(kept, state.extra["noise"], timestep)
+    return (1 - redrawn) * kept + redrawn * state.latents
