@@ -1,0 +1,195 @@
+"""ModelHost: one replica of one model. The engine inside, Ray Serve's calls outside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from deployments.config import ModelConfig
+from deployments.engine.engine import Engine
+from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
+from deployments.engine.inline import InlineRunner, Runner
+from deployments.errors import AtelierError
+from deployments.families import family_class
+from deployments.families.base import Family
+from deployments.pictures import encode, encode_preview
+from deployments.types import (
+    Evicted,
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    Load,
+    ModelCard,
+    Progress,
+    SamplingParams,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between news of one request; a preview or the end never waits.
+NEWS_SECONDS = 0.1
+#: A step that takes longer than this means that the device hangs.
+STALLED_SECONDS = 300.0
+
+
+class ModelHost:
+    """Hosts one model. Everything blocking happens in the engine's thread or in a pool's.
+
+    Args:
+        config: the application's arguments.
+        model_id: name of the application, the model's id.
+        max_ongoing_requests: what the deployment allows, told on the card.
+    """
+
+    def __init__(self, config: ModelConfig, model_id: str, max_ongoing_requests: int = 16) -> None:
+        started = time.monotonic()
+        opened = open_engine(config)
+        self._engine = opened.engine
+        self._card = make_card(config, opened, model_id, max_ongoing_requests)
+        logger.info("model=%s ready in %.1f s", model_id, time.monotonic() - started)
+
+    async def generate(
+        self, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult]:
+        """News of the request, then its result.
+
+        Closing the iterator cancels the request at its next step. Raises the request's
+        ``AtelierError``.
+        """
+        loop = asyncio.get_running_loop()
+        mailbox: asyncio.Queue[Event] = asyncio.Queue()
+        started = time.monotonic()
+        told_at = 0.0
+
+        def listen(event: Event) -> None:
+            loop.call_soon_threadsafe(mailbox.put_nowait, event)
+
+        self._engine.add(request_id, request, listen)
+        try:
+            while True:
+                event = await mailbox.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Finished):
+                    yield await self._result(request, event, started)
+                    return
+                if event.preview is not None or time.monotonic() - told_at > NEWS_SECONDS:
+                    told_at = time.monotonic()
+                    yield await _progress(event)
+        finally:
+            self._engine.cancel(request_id)
+
+    async def cancel(self, request_id: str) -> bool:
+        """Stop a request at its next step; whether there was one."""
+        return self._engine.cancel(request_id)
+
+    async def card(self) -> ModelCard:
+        """What this model is and accepts."""
+        return self._card
+
+    async def load(self) -> Load:
+        """How busy this replica is."""
+        return self._engine.load()
+
+    async def evict(self) -> Evicted:
+        """Drop weights that no request uses; they come back at the next request."""
+        return await asyncio.to_thread(self._engine.evict)
+
+    async def check_health(self) -> None:
+        """Raises when the engine's thread died or hangs, so that Serve replaces the replica."""
+        if not self._engine.is_alive:
+            raise AtelierError("the engine's thread has died")
+        if self._engine.seconds_since_step > STALLED_SECONDS:
+            raise AtelierError(f"no step has ended for {STALLED_SECONDS:.0f} s")
+
+    async def _result(
+        self, request: GenerationRequest, finished: Finished, started: float
+    ) -> GenerationResult:
+        images = await asyncio.gather(
+            *(asyncio.to_thread(_encode, request, picture) for picture in finished.pictures)
+        )
+        return GenerationResult(
+            images=tuple(images),
+            model=self._card.id,
+            seconds=time.monotonic() - started,
+            prompt_tokens=finished.prompt_tokens,
+            max_batch_rows=finished.max_batch_rows,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedEngine:
+    """An engine that runs, the family it runs, and on what: torch's device and dtype names."""
+
+    engine: Engine
+    family: Family
+    device: str
+    dtype: str
+
+
+def open_engine(config: ModelConfig) -> OpenedEngine:
+    """Load a model's weights and start its engine; takes seconds."""
+    family_type = family_class(config.family)
+    runner: Runner = InlineRunner()
+    device, dtype = "cpu", "float32"
+    if family_type.uses_torch:
+        from deployments.engine.runner import TorchRunner, pick_device, pick_dtype
+
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        runner = TorchRunner(device, config.num_threads)
+    family = family_type.load(config, device, dtype)
+    engine = Engine(
+        family,
+        runner,
+        max_batch_rows=config.max_batch_rows,
+        max_batch_tokens=config.max_batch_tokens,
+        max_resident_weights=config.max_resident_weights,
+    )
+    engine.start()
+    return OpenedEngine(engine, family, device, dtype)
+
+
+def make_card(
+    config: ModelConfig, opened: OpenedEngine, model_id: str, max_ongoing_requests: int
+) -> ModelCard:
+    """The card of a model: its family's abilities within its configuration's limits."""
+    return ModelCard(
+        id=model_id,
+        family=config.family,
+        modes=opened.family.modes,
+        defaults=SamplingParams(**config.defaults.model_dump()),
+        aliases=config.aliases,
+        size_multiple=opened.family.size_multiple,
+        schedulers=opened.family.schedulers,
+        sigmas=opened.family.sigmas,
+        weights=tuple(sorted(config.personal)),
+        device=opened.device,
+        dtype=opened.dtype,
+        max_ongoing_requests=max_ongoing_requests,
+        created=int(time.time()),
+        **config.limits.model_dump(),
+    )
+
+
+async def _progress(stepped: Stepped) -> Progress:
+    progress = Progress(
+        step=stepped.step, num_steps=stepped.num_steps, preview_index=stepped.preview_index
+    )
+    if stepped.preview is None:
+        return progress
+    return replace(progress, preview=await asyncio.to_thread(encode_preview, stepped.preview))
+
+
+def _encode(request: GenerationRequest, picture: Picture) -> GeneratedImage:
+    height, width = picture.pixels.shape[:2]
+    return GeneratedImage(
+        data=encode(picture.pixels, request.output_format, request.output_quality),
+        seed=picture.seed,
+        width=width,
+        height=height,
+        format=request.output_format,
+    )
