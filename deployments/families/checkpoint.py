@@ -10,10 +10,16 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from deployments.errors import GenerationFailed
 
 logger = logging.getLogger(__name__)
+
+# Their bars and notices would be the most of what an operator sees at a start.
+for library in (diffusers, transformers):
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

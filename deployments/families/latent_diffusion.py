@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import torch
 
 from deployments.config import locate
-from deployments.engine.state import BatchKey, RequestState
+from deployments.engine.state import BatchKey, RequestState, picture_seed
 from deployments.errors import InvalidRequest
 from deployments.families import schedulers
 from deployments.families.autoencoder import Autoencoder, composite, shrink, to_arrays
@@ -18,7 +18,6 @@ from deployments.families.base import Family
 from deployments.families.checkpoint import Weights, num_bytes, read_personal, read_pipeline
 from deployments.families.schedulers import SCHEDULERS, SIGMAS
 from deployments.families.start import Start
-from deployments.types import SEED_RANGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,9 +199,8 @@ class LatentDiffusion(Family):
         start: Start,
     ) -> RequestState:
         params = request.params
-        assert params.seed is not None
         assert params.num_inference_steps is not None
-        seed = (params.seed + index) % SEED_RANGE
+        seed = picture_seed(request, index)
         generator = torch.Generator().manual_seed(seed)
         scheduler = schedulers.build(
             params.scheduler or "", params.sigmas or "", self.base.scheduler.config, seed

@@ -1,0 +1,41 @@
+"""build(args): the application of one model, the ``import_path`` of every model's stanza."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.config import ModelConfig
+from deployments.gemini import GeminiConfig, GeminiHost
+from deployments.host import ModelHost
+
+
+class ModelReplica(ModelHost):
+    """A replica of a model's deployment; the model's id is its application's name."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        context = serve.get_replica_context()
+        # NOTE: Serve has no public way for a replica to learn its own limit.
+        limit = context._deployment_config.max_ongoing_requests
+        super().__init__(config, context.app_name, limit)
+
+
+class GeminiReplica(GeminiHost):
+    """A replica of Gemini's deployment."""
+
+    def __init__(self, config: GeminiConfig) -> None:
+        super().__init__(config, serve.get_replica_context().app_name)
+
+
+def build(args: dict[str, Any]) -> Application:
+    """A model on hardware of ours. Raises ``ValidationError`` naming unknown and known keys."""
+    deployment = serve.deployment(ModelReplica, name="ModelHost", max_ongoing_requests=16)
+    return deployment.bind(ModelConfig(**args))
+
+
+def build_gemini(args: dict[str, Any]) -> Application:
+    """Google's Gemini through its API; takes no accelerator."""
+    deployment = serve.deployment(GeminiReplica, name="GeminiHost", max_ongoing_requests=16)
+    return deployment.bind(GeminiConfig(**args))
