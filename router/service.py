@@ -151,14 +151,18 @@ class GenerationService:
         self,
         *requests: GenerationRequest,
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
+        idempotency: Idempotency | None = None,
         **submit_args: Any,
     ) -> Job:
         """Submit and wait: the synchronous call. Returns the completed job.
 
         A caller that goes away (this task is cancelled, or ``is_disconnected`` answers true)
-        cancels the job. Raises the job's error when it failed, ``Cancelled`` when it was cancelled.
+        cancels the job, unless it gave an idempotency key: then it may come back for the pictures.
+        Raises the job's error when it failed, ``Cancelled`` when it was cancelled.
         """
-        job = await self.submit(*requests, **submit_args)
+        job = await self.submit(*requests, idempotency=idempotency, **submit_args)
+        if idempotency is not None:
+            return raise_unless_completed(await self._ended(job.id))
         return await self.wait(job.id, is_disconnected=is_disconnected)
 
     async def wait(
@@ -167,8 +171,10 @@ class GenerationService:
         *,
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
     ) -> Job:
-        """Wait for a job's end on behalf of a caller; see ``run``."""
-        leaver = is_disconnected and asyncio.create_task(self._cancel_when(is_disconnected, job_id))
+        """Wait for a job's end on behalf of a caller without whom it is pointless; see ``run``."""
+        leaver = is_disconnected and asyncio.create_task(
+            self._cancel_when(is_disconnected, job_id)
+        )
         try:
             return raise_unless_completed(await self._ended(job_id))
         except asyncio.CancelledError:

@@ -61,12 +61,22 @@ def _check_depth(value: Any) -> None:
         following: list[Any] = []
         for item in layer:
             if isinstance(item, dict):
-                following.extend(item.values())
+                following.extend((*item, *item.values()))
             elif isinstance(item, list):
                 following.extend(item)
             elif isinstance(item, float) and item in (float("inf"), float("-inf")):
                 _refuse_constant("Infinity")  # such as 1e999
+            elif isinstance(item, str) and not _is_text(item):
+                raise InvalidRequest("JSON holds half a surrogate pair; accepted: Unicode text")
         layer = following
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_deep() -> InvalidRequest:

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from deployments.errors import AtelierError, InvalidRequest
+from deployments.errors import AtelierError, Cancelled, InvalidRequest
 from router.apis.body import LimitedRequest
 from router.auth import Authenticator
 
@@ -63,6 +63,8 @@ def as_atelier_error(error: Exception) -> AtelierError:
             return _from_validation(error)
         case HTTPException():
             return _from_http(error)
+        case ClientDisconnect():
+            return Cancelled("the caller left before the body was read")
     logger.error("unexpected failure in a route", exc_info=error)
     return AtelierError("an internal fault; see the server's log")
 
