@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 from ray import serve
@@ -16,6 +18,7 @@ class ModelReplica(ModelHost):
     """A replica of a model's deployment; the model's id is its application's name."""
 
     def __init__(self, config: ModelConfig) -> None:
+        _log_with_serve()
         context = serve.get_replica_context()
         # NOTE: Serve has no public way for a replica to learn its own limit.
         limit = context._deployment_config.max_ongoing_requests
@@ -26,6 +29,7 @@ class GeminiReplica(GeminiHost):
     """A replica of Gemini's deployment."""
 
     def __init__(self, config: GeminiConfig) -> None:
+        _log_with_serve()
         super().__init__(config, serve.get_replica_context().app_name)
 
 
@@ -39,3 +43,10 @@ def build_gemini(args: dict[str, Any]) -> Application:
     """Google's Gemini through its API; takes no accelerator."""
     deployment = serve.deployment(GeminiReplica, name="GeminiHost", max_ongoing_requests=16)
     return deployment.bind(GeminiConfig(**args))
+
+
+def _log_with_serve() -> None:
+    """Let our lines go where the replica's own go: Serve's file and the console."""
+    logger = logging.getLogger("deployments")
+    logger.setLevel(os.environ.get("LOG_LEVEL", "info").upper())
+    logger.handlers = list(logging.getLogger("ray.serve").handlers)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: The folder that holds ``deployments``; relative paths in a configuration start here.
@@ -91,3 +93,8 @@ def locate(weights: str) -> str:
         if folder.is_dir():
             return str(folder)
     return weights
+
+
+def variable(name: str) -> str:
+    """A variable of the environment, else of ``.env`` in the working directory, else empty."""
+    return (os.environ.get(name) or dotenv_values(".env").get(name) or "").strip()

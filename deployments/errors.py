@@ -3,7 +3,7 @@
 AtelierError                 500  internal_error
 ├── InvalidRequest           400  invalid_request        what was wrong, the value, what is accepted
 │   ├── InvalidImage         400  invalid_image          undecodable, or too many pixels
-│   ├── UnsupportedField     400  unsupported_field      a known field that this server cannot honour
+│   ├── UnsupportedField     400  unsupported_field      a known field that cannot be honoured
 │   └── RequestTooLarge      413  request_too_large
 ├── Unauthorized             401  unauthorized
 ├── NotFound                 404  not_found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from io import BytesIO
@@ -13,6 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
+from deployments.config import variable
 from deployments.errors import Cancelled, InvalidImage, ProviderFailure
 from deployments.gemini_api import Drawing, Gemini, GeminiConfig
 from deployments.pictures import decode_image, encode
@@ -30,7 +29,6 @@ from deployments.types import (
 __all__ = ["GeminiConfig", "GeminiHost"]
 
 NO_KEY: Final = "Clé API Google non configurée"
-NO_SDK: Final = "google-genai n'est pas installé ; pip install 'atelier[gemini]'"
 
 #: Longest side of an input picture as it is sent, in pixels: requests are bounded at 20 MB.
 MAX_INPUT_SIZE: Final = 2048
@@ -47,7 +45,7 @@ class GeminiHost:
     """
 
     def __init__(self, config: GeminiConfig, model_id: str) -> None:
-        api_key = read_key(config.api_key_env)
+        api_key = variable(config.api_key_env)
         self._unavailable = why_unavailable(api_key)
         self._card = make_card(config, model_id, self._unavailable)
         self._gemini = Gemini(config, api_key)
@@ -124,22 +122,9 @@ class GeminiHost:
             return await self._gemini.draw(request, index, inputs)
 
 
-def read_key(variable: str) -> str:
-    """The key from the environment, else from ``.env`` in the working directory."""
-    from dotenv import dotenv_values
-
-    return (os.environ.get(variable) or dotenv_values(".env").get(variable) or "").strip()
-
-
 def why_unavailable(api_key: str) -> str:
     """Why Gemini cannot serve; empty when it can."""
-    if not api_key:
-        return NO_KEY
-    try:
-        is_installed = importlib.util.find_spec("google.genai") is not None
-    except ModuleNotFoundError:
-        is_installed = False
-    return "" if is_installed else NO_SDK
+    return "" if api_key else NO_KEY
 
 
 def make_card(config: GeminiConfig, model_id: str, unavailable: str) -> ModelCard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -228,7 +229,12 @@ def _words(error: Any) -> str:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that a refusal's ``Retry-After`` asks for."""
+    """Seconds that a refusal asks for: ``Retry-After``, else Google's ``RetryInfo`` (``"34s"``)."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    value = headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    asked = headers.get("retry-after", "")
+    body = getattr(error, "details", None)
+    refusal = body.get("error") if isinstance(body, dict) else None
+    for detail in (refusal.get("details") or ()) if isinstance(refusal, dict) else ():
+        if str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
+            asked = asked or str(detail.get("retryDelay", "")).removesuffix("s")
+    return float(asked) if re.fullmatch(r"\d+(\.\d+)?", asked) else None

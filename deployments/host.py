@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from deployments.config import ModelConfig
+from deployments.config import ModelConfig, variable
 from deployments.engine.engine import Engine
 from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
 from deployments.engine.inline import InlineRunner, Runner
@@ -138,7 +138,8 @@ def open_engine(config: ModelConfig) -> OpenedEngine:
     if family_type.uses_torch:
         from deployments.engine.runner import TorchRunner, pick_device, pick_dtype
 
-        device = pick_device(config.device)
+        may_use_gpu = variable("USE_GPU").lower() not in ("false", "0", "no")
+        device = pick_device(config.device if may_use_gpu else "cpu")
         dtype = pick_dtype(config.dtype, device)
         runner = TorchRunner(device, config.num_threads)
     family = family_type.load(config, device, dtype)

@@ -42,8 +42,9 @@ logger = logging.getLogger(__name__)
 PROGRESS_SECONDS: Final = 0.2
 #: Seconds between looks for jobs that no wake-up announced (other replicas', delayed ones).
 IDLE_SECONDS: Final = 1.0
-#: Seconds before a job whose worker died, or was not there, is tried again.
+#: Seconds before a job whose worker died, or was not there, is tried again; the latter doubles.
 RETRY_SECONDS: Final = 1.0
+MAX_RETRY_SECONDS: Final = 60.0
 
 
 class Dispatcher:
@@ -178,8 +179,9 @@ class Dispatcher:
     async def _run(self, claim: Claim) -> None:
         job = claim.job
         logger.info("job_id=%s in_progress model=%s attempt=%d", job.id, job.model, job.attempts)
-        run = _Run(claim, self._jobs, self._events, self._lease_seconds)
         try:
+            told = await self._jobs.progress(job.id) if job.attempts > 1 else None
+            run = _Run(claim, self._jobs, self._events, self._lease_seconds, told)
             outcome = await run.while_leased(self._outcome(job, run))
         except LeaseLost:
             logger.info("job_id=%s is no longer ours", job.id)
@@ -189,7 +191,8 @@ class Dispatcher:
         except WorkerDied:
             await self._release(claim, "its worker died", delay=RETRY_SECONDS, worker_died=True)
         except (WorkerUnavailable, ModelNotReady, Overloaded, UnknownModel) as error:
-            await self._release(claim, f"no worker takes it: {error}", delay=RETRY_SECONDS)
+            delay = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2 ** (job.attempts - 1))
+            await self._release(claim, f"no worker takes it: {error}", delay=delay)
         else:
             await self._finish(claim, outcome)
 
@@ -274,10 +277,18 @@ class Dispatcher:
 
 
 class _Run:
-    """One claimed job under way: its lease, and the sum of its requests' progress."""
+    """One claimed job under way: its lease, and the sum of its requests' progress.
+
+    ``told`` is what an earlier attempt said: progress does not fall below it.
+    """
 
     def __init__(
-        self, claim: Claim, jobs: JobStore, events: EventHub, lease_seconds: float
+        self,
+        claim: Claim,
+        jobs: JobStore,
+        events: EventHub,
+        lease_seconds: float,
+        told: JobProgress | None,
     ) -> None:
         self.num_steps = 0
         self._claim = claim
@@ -285,7 +296,7 @@ class _Run:
         self._events = events
         self._lease_seconds = lease_seconds
         self._steps: dict[int, int] = {}
-        self._progress = JobProgress()
+        self._progress = told or JobProgress()
         self._changed = False
 
     def advance(self, index: int, progress: Progress) -> None:

@@ -78,8 +78,9 @@ class Models(ABC):
         """Drop idle weights on every replica of every model."""
 
     def cards(self) -> tuple[ModelCard, ...]:
-        """The cards that are known."""
-        return tuple(status.card for status in self.statuses() if status.card is not None)
+        """The cards of the models that have started and can serve."""
+        cards = (status.card for status in self.statuses())
+        return tuple(card for card in cards if card is not None and not card.unavailable)
 
     @property
     def are_ready(self) -> bool:

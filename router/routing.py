@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from deployments.errors import InvalidRequest, ModelNotReady, UnknownModel
+from deployments.errors import GenerationFailed, InvalidRequest, ModelNotReady, UnknownModel
 from deployments.types import (
     SEED_RANGE,
     GenerationRequest,
@@ -51,6 +51,8 @@ def choose(
     work, else the capable one with the least expected work."""
     if name is not None:
         card = resolve(statuses, name)
+        if card.unavailable:
+            raise GenerationFailed(card.unavailable, param="model")
         if not can_do(card, mode):
             raise InvalidRequest(
                 f"model {card.id!r} cannot do {mode}; it can do: {', '.join(card.modes)}",

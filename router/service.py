@@ -172,9 +172,7 @@ class GenerationService:
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
     ) -> Job:
         """Wait for a job's end on behalf of a caller without whom it is pointless; see ``run``."""
-        leaver = is_disconnected and asyncio.create_task(
-            self._cancel_when(is_disconnected, job_id)
-        )
+        leaver = is_disconnected and asyncio.create_task(self._cancel_when(is_disconnected, job_id))
         try:
             return raise_unless_completed(await self._ended(job_id))
         except asyncio.CancelledError:
@@ -309,3 +307,5 @@ def _check_texts(request: GenerationRequest) -> None:
                 f"{param} has {len(text)} characters; accepted: at most {MAX_PROMPT_LENGTH}",
                 param=param,
             )
+        if "\0" in text:
+            raise InvalidRequest(f"{param} holds a NUL character; accepted: text", param=param)

@@ -67,11 +67,16 @@ def _check_depth(value: Any) -> None:
             elif isinstance(item, float) and item in (float("inf"), float("-inf")):
                 _refuse_constant("Infinity")  # such as 1e999
             elif isinstance(item, str) and not _is_text(item):
-                raise InvalidRequest("JSON holds half a surrogate pair; accepted: Unicode text")
+                raise InvalidRequest(
+                    "JSON holds NUL or half a surrogate pair; accepted: Unicode text"
+                )
         layer = following
 
 
 def _is_text(value: str) -> bool:
+    """Whether a string can be stored: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
+    if "\0" in value:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -145,7 +145,7 @@ def generation_time(job: Job) -> float:
     return (job.ended_at or job.updated_at) - job.created_at
 
 
-def render_error(error: AtelierError, request: Request) -> Response:
+def render_error(error: AtelierError, _request: Request) -> Response:
     """``{"success": false, "message": ...}``."""
     headers = {}
     if error.status == 401:

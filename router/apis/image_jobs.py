@@ -34,7 +34,7 @@ from router.apis.image_jobs_body import (
 from router.apis.route import api_route, owner_of
 from router.auth import Authenticator
 from router.fetch import Fetcher
-from router.job import Job
+from router.job import Job, JobStatus
 from router.pictures import inspect
 from router.service import GenerationService
 from router.webhooks import Webhooks
@@ -74,7 +74,9 @@ def routes(
         return (public_url or str(request.base_url)).rstrip("/")
 
     async def status_of(job: Job) -> dict[str, Any]:
-        return wire.render_status(job, await service.progress(job.id))
+        is_whole = job.status is JobStatus.COMPLETED
+        progress = None if is_whole else await service.progress(job.id)
+        return wire.render_status(job, progress)
 
     @router.post(
         "/api/images/generate", summary="Start a job of 1 to 4 pictures", openapi_extra=_SUBMISSION

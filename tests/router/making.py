@@ -10,8 +10,8 @@ from router.dispatch import Dispatcher
 from router.events import EventHub
 from router.models import Models
 from router.service import GenerationService
-from router.store.jobs import JobStore
 from router.store.images import ImageStore, MemoryImageStore
+from router.store.jobs import JobStore
 from router.store.memory_jobs import MemoryJobStore
 
 

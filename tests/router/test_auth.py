@@ -36,7 +36,16 @@ def test_with_a_key_the_right_one_opens(header: str, owner: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer wrong", "Bearer ", basic("ann:wrong"), basic("ann"), "Basic %%%", "Digest x"],
+    [
+        None,
+        "",
+        "Bearer wrong",
+        "Bearer ",
+        basic("ann:wrong"),
+        basic("ann"),
+        "Basic %%%",
+        "Digest x",
+    ],
 )
 def test_with_a_key_anything_else_is_refused(header: str | None) -> None:
     with pytest.raises(Unauthorized):

@@ -20,8 +20,8 @@ from deployments.errors import (
 from deployments.types import GenerationRequest, SamplingParams
 from router.job import Job, JobProgress, JobStatus
 from router.models import FakeModels, fake_card
-from router.store.jobs import Idempotency
 from router.store.images import MemoryImageStore
+from router.store.jobs import Idempotency
 from tests.router.making import running
 
 ASKED = {"api": "generate", "owner": "ann"}

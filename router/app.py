@@ -1,0 +1,187 @@
+"""build(args): the gateway's application. The only place that constructs things."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRouter
+from ray import serve
+from ray.serve import Application
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from router.apis import generate, health, image_jobs, openai
+from router.apis.image_jobs_wire import render_webhook
+from router.apis.route import RenderError, as_atelier_error
+from router.auth import Authenticator
+from router.cluster import ServeModels
+from router.dispatch import Dispatcher
+from router.events import EventHub
+from router.fetch import Fetcher
+from router.ingress import Ingress
+from router.models import Models
+from router.retention import Retention
+from router.service import GenerationService
+from router.settings import Settings, answer_replaced
+from router.store.database import Database
+from router.store.deliveries import DeliveryStore
+from router.store.images import ImageStore, MemoryImageStore
+from router.store.jobs import JobStore
+from router.store.memory_deliveries import MemoryDeliveryStore
+from router.store.memory_jobs import MemoryJobStore
+from router.store.object_images import ObjectImageStore
+from router.store.sql_deliveries import SqlDeliveryStore
+from router.store.sql_jobs import SqlJobStore
+from router.webhooks import Webhooks
+
+#: The URL of a store that forgets all when its process ends.
+MEMORY: Final = "memory://"
+#: Seconds between two sweeps of retention.
+SWEEP_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One wire: which paths are its own, its routes, and how it tells a failure."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    routes: APIRouter
+    render_error: RenderError
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The gateway as a Serve application; ``args`` are ``Settings``."""
+    settings = Settings.from_args(args)
+    deployment = serve.deployment(Ingress, name="Ingress", max_ongoing_requests=1000)
+    return deployment.bind(settings, gateway, ServeModels)
+
+
+def gateway(settings: Settings, models: Models) -> FastAPI:
+    """The ASGI application over a view on the cluster's models."""
+    answer_replaced()
+    jobs, deliveries, images = _stores(settings)
+    events = EventHub()
+    dispatcher = Dispatcher(
+        models=models,
+        jobs=jobs,
+        images=images,
+        events=events,
+        lease_seconds=settings.lease_seconds,
+    )
+    service = GenerationService(
+        models=models,
+        jobs=jobs,
+        images=images,
+        dispatcher=dispatcher,
+        events=events,
+        max_queued_jobs=settings.max_queued_jobs,
+    )
+    fetcher = Fetcher(allow=settings.fetch_allow)
+    webhooks = _webhooks(settings, deliveries, fetcher)
+    retention = Retention(
+        jobs,
+        images,
+        max_age_seconds=settings.retention_seconds,
+        max_total_bytes=settings.retention_bytes,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await jobs.open()
+        models.start()
+        dispatcher.start()
+        webhooks.start()
+        sweeper = asyncio.create_task(retention.run(SWEEP_SECONDS))
+        yield
+        sweeper.cancel()
+        await webhooks.stop()
+        await dispatcher.stop()
+        models.stop()
+        await jobs.close()
+
+    app = FastAPI(
+        title="Atelier", summary="One image cluster behind every image API", lifespan=lifespan
+    )
+    auth = Authenticator(api_key=settings.api_key)
+    _mount(app, _apis(settings, service, auth, fetcher, webhooks))
+    return app
+
+
+def _stores(settings: Settings) -> tuple[JobStore, DeliveryStore, ImageStore]:
+    """Where rows and bytes live, by the settings' URLs."""
+    images: ImageStore = ObjectImageStore(settings.images_url)
+    if settings.images_url == MEMORY:
+        images = MemoryImageStore()
+    if settings.database_url == MEMORY:
+        jobs = MemoryJobStore()
+        return jobs, MemoryDeliveryStore(jobs), images
+    database = Database(settings.database_url)
+    return SqlJobStore(database), SqlDeliveryStore(database), images
+
+
+def _webhooks(settings: Settings, deliveries: DeliveryStore, fetcher: Fetcher) -> Webhooks:
+    render = partial(
+        render_webhook, environment=settings.environment, public_url=settings.public_url
+    )
+    return Webhooks(
+        deliveries=deliveries,
+        fetcher=fetcher,
+        render=render,
+        url=settings.webhook_url,
+        secret=settings.webhook_secret,
+        is_enabled=settings.webhook_enabled,
+    )
+
+
+def _apis(
+    settings: Settings,
+    service: GenerationService,
+    auth: Authenticator,
+    fetcher: Fetcher,
+    webhooks: Webhooks,
+) -> Sequence[Api]:
+    """The table of wires: a row each."""
+    return (
+        Api("generate", generate.PREFIXES, generate.routes(service, auth), generate.render_error),
+        Api(
+            "openai",
+            openai.PREFIXES,
+            openai.routes(service, auth, fetch=fetcher.fetch),
+            openai.render_error,
+        ),
+        Api(
+            "image_jobs",
+            image_jobs.PREFIXES,
+            image_jobs.routes(
+                service, auth, fetcher=fetcher, webhooks=webhooks, public_url=settings.public_url
+            ),
+            image_jobs.render_error,
+        ),
+        Api("health", health.PREFIXES, health.routes(service), generate.render_error),
+    )
+
+
+def _mount(app: FastAPI, apis: Sequence[Api]) -> None:
+    """Add every API's routes; a path that none has is refused in the shape of the nearest."""
+    for api in apis:
+        app.include_router(api.routes)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return RedirectResponse("/docs")
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        for api in apis:
+            if request.url.path.startswith(api.prefixes):
+                return api.render_error(as_atelier_error(error), request)
+        return generate.render_error(as_atelier_error(error), request)
+
+    app.add_exception_handler(HTTPException, refuse)

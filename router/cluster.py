@@ -1,0 +1,179 @@
+"""ServeModels: the models that Ray Serve runs, found from Serve itself and called by handle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import AtelierError, GenerationFailed
+from deployments.types import (
+    Evicted,
+    GenerationRequest,
+    GenerationResult,
+    Load,
+    ModelCard,
+    Progress,
+)
+from router.models import Models, ModelStatus, WorkerDied, WorkerUnavailable
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at what Serve runs: while something starts, and when all is up.
+STARTING_SECONDS: Final = 0.5
+READY_SECONDS: Final = 2.0
+#: Deployments that host a model; an application with none of them is not a model.
+HOSTS: Final = ("ModelHost", "GeminiHost")
+
+
+class ServeModels(Models):
+    """Discovers models by Serve's status; a stanza more in the configuration is a model more.
+
+    Args:
+        gateway_app: name of the gateway's own application, which is not a model.
+    """
+
+    def __init__(self, gateway_app: str) -> None:
+        self._gateway_app = gateway_app
+        self._statuses: dict[str, ModelStatus] = {}
+        self._handles: dict[str, DeploymentHandle] = {}
+        self._deployed_at: dict[str, float] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch Serve, within the running event loop."""
+        self._watcher = asyncio.create_task(self._watch())
+
+    def stop(self) -> None:
+        """Stop watching."""
+        if self._watcher:
+            self._watcher.cancel()
+
+    def statuses(self) -> Sequence[ModelStatus]:
+        """What is configured, as last seen."""
+        return tuple(self._statuses[name] for name in sorted(self._statuses))
+
+    async def generate(
+        self, model: str, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult]:
+        """Stream from one replica of the model."""
+        handle = self._handles.get(model)
+        if handle is None:
+            raise WorkerUnavailable(f"model {model!r} is not deployed")
+        stream = handle.options(stream=True).generate.remote(request_id, request)
+        ended = False
+        try:
+            async for item in stream:
+                yield item
+            ended = True
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError as error:
+            raise WorkerDied(str(error)) from error
+        except (
+            BackPressureError,
+            DeploymentUnavailableError,
+            ReplicaUnavailableError,
+        ) as error:
+            raise WorkerUnavailable(str(error)) from error
+        finally:
+            if not ended:
+                stream.cancel()
+
+    async def loads(self) -> Mapping[str, Load]:
+        """Ask every replica of every ready model."""
+        names = [status.id for status in self.statuses() if status.is_ready]
+        loads = await asyncio.gather(*(self._broadcast(name, "load") for name in names))
+        return {name: _sum(replicas) for name, replicas in zip(names, loads, strict=True)}
+
+    async def evict(self) -> Evicted:
+        """Ask every replica of every ready model."""
+        names = [status.id for status in self.statuses() if status.is_ready]
+        answers = await asyncio.gather(*(self._broadcast(name, "evict") for name in names))
+        evicted: list[Evicted] = [answer for replicas in answers for answer in replicas]
+        return Evicted(
+            weights=tuple(name for answer in evicted for name in answer.weights),
+            num_bytes=sum(answer.num_bytes for answer in evicted),
+        )
+
+    async def _broadcast(self, name: str, method: str) -> list[Any]:
+        try:
+            response = self._handles[name].broadcast(method)
+            return list(await response.results_async())
+        except Exception as error:
+            logger.warning("model=%s %s was not answered: %s", name, method, error)
+            return []
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._refresh()
+            except Exception:
+                logger.exception("cannot learn Serve's status, trying again")
+            await asyncio.sleep(READY_SECONDS if self.are_ready else STARTING_SECONDS)
+
+    async def _refresh(self) -> None:
+        applications = (await asyncio.to_thread(serve.status)).applications
+        statuses = {}
+        for name, overview in applications.items():
+            host = next((host for host in HOSTS if host in overview.deployments), None)
+            if name == self._gateway_app or (overview.deployments and host is None):
+                continue
+            if overview.status == "DELETING":
+                continue
+            num_replicas = (
+                overview.deployments[host].replica_states.get("RUNNING", 0) if host else 0
+            )
+            card = await self._card(name, overview.last_deployed_time_s, num_replicas)
+            statuses[name] = ModelStatus(
+                id=name, card=card, num_replicas=num_replicas, message=overview.status
+            )
+        for gone in set(self._statuses) - set(statuses):
+            self._handles.pop(gone, None)
+            self._deployed_at.pop(gone, None)
+        self._statuses = statuses
+
+    async def _card(self, name: str, deployed_at: float, num_replicas: int) -> ModelCard | None:
+        """The model's card, asked for again when it was deployed again."""
+        known = self._statuses[name].card if name in self._statuses else None
+        is_current = known is not None and self._deployed_at.get(name) == deployed_at
+        if is_current or num_replicas == 0:
+            return known
+        try:
+            handle = await asyncio.to_thread(serve.get_app_handle, name)
+            card: ModelCard = await asyncio.wait_for(handle.card.remote(), timeout=10)
+        except Exception as error:
+            logger.warning("model=%s gave no card, trying again: %s", name, error)
+            return known
+        self._handles[name] = handle
+        self._deployed_at[name] = deployed_at
+        return card
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """The host's own failure out of Ray's wrapping."""
+    cause = error.cause
+    if isinstance(cause, AtelierError):
+        return type(cause)(cause.message, param=cause.param, retry_after=cause.retry_after)
+    logger.error("a model host failed unexpectedly", exc_info=error)
+    return GenerationFailed("an internal fault; see the server's log")
+
+
+def _sum(replicas: Sequence[Load]) -> Load:
+    return Load(
+        num_running=sum(load.num_running for load in replicas),
+        num_waiting=sum(load.num_waiting for load in replicas),
+        work=sum(load.work for load in replicas),
+        resident_weights=tuple(sorted({n for load in replicas for n in load.resident_weights})),
+        weight_bytes=sum(load.weight_bytes for load in replicas),
+    )

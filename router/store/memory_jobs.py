@@ -1,0 +1,206 @@
+"""MemoryJobStore: the rows of jobs in this process; nothing outlives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from deployments.errors import Conflict, JobNotFound
+from router.job import Job, JobProgress, JobStatus
+from router.store.deliveries import Delivery, DeliveryStatus
+from router.store.jobs import (
+    IDEMPOTENCY_SECONDS,
+    Claim,
+    Idempotency,
+    JobPage,
+    JobStore,
+    LeaseLost,
+    Outcome,
+)
+from router.store.record import JobRecord, check_new, next_turn, parse_cursor, requeued_turn
+
+
+class MemoryJobStore(JobStore):
+    """Jobs in dictionaries. Nothing awaits inside a method, so each is atomic.
+
+    ``records`` and ``deliveries`` are for ``MemoryDeliveryStore``, which shares them.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._seq = 0
+        self._progress: dict[str, JobProgress] = {}
+        #: (owner, api, key) -> (digest, id of the first job, when it expires)
+        self._keys: dict[tuple[str, str, str], tuple[str, str, float]] = {}
+        self.records: dict[str, JobRecord] = {}
+        self.deliveries: dict[str, Delivery] = {}
+
+    async def open(self) -> None:
+        """Nothing to connect to."""
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    async def add(self, job: Job, *, idempotency: Idempotency | None = None) -> Job:
+        check_new(job)
+        first = idempotency and self._first_job(job, idempotency)
+        if first:
+            return first
+        if job.id in self.records:
+            raise Conflict(f"there is a job {job.id!r} already", param="id")
+        self._seq += 1
+        self.records[job.id] = JobRecord(job=job, seq=self._seq, turn=self._next_turn(job))
+        if idempotency is not None:
+            expires_at = self._clock() + IDEMPOTENCY_SECONDS
+            key = (job.owner, job.api, idempotency.key)
+            self._keys[key] = (idempotency.digest, job.id, expires_at)
+        return job
+
+    async def get(self, job_id: str) -> Job:
+        return self._record(job_id).job
+
+    async def list(
+        self,
+        *,
+        owner: str | None = None,
+        api: str | None = None,
+        statuses: Collection[JobStatus] = (),
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        before = parse_cursor(cursor)
+        found = [
+            record
+            for record in reversed(self.records.values())
+            if (before is None or record.seq < before)
+            and owner in (None, record.job.owner)
+            and api in (None, record.job.api)
+            and (not statuses or record.job.status in statuses)
+        ]
+        page = found[:limit]
+        return JobPage(
+            jobs=tuple(record.job for record in page),
+            next_cursor=str(page[-1].seq) if len(found) > limit else None,
+        )
+
+    async def claim(self, *, model: str, worker: str, lease_seconds: float) -> Claim | None:
+        now = self._clock()
+        for record in self._of(model):
+            if record.delayed_until is not None and record.delayed_until <= now:
+                self._save(record.promoted())
+        ready = [record for record in self._of(model) if record.is_ready]
+        if not ready:
+            return None
+        first = min(ready, key=lambda record: (-record.job.priority, record.turn, record.seq))
+        claimed = first.claimed(worker=worker, now=now, lease_seconds=lease_seconds)
+        self._save(claimed)
+        return Claim(job=claimed.job, token=claimed.job.attempts)
+
+    async def renew(self, job_id: str, token: int, lease_seconds: float) -> None:
+        self._save(self._held(job_id).renewed(token, until=self._clock() + lease_seconds))
+
+    async def record_progress(self, job_id: str, token: int, progress: JobProgress) -> None:
+        self._held(job_id).check(token)
+        self._progress[job_id] = progress
+
+    async def progress(self, job_id: str) -> JobProgress | None:
+        return self._progress.get(job_id)
+
+    async def finish(self, job_id: str, token: int, outcome: Outcome) -> Job:
+        return self._save(self._held(job_id).finished(token, outcome, now=self._clock()))
+
+    async def release(
+        self, job_id: str, token: int, *, delay: float = 0.0, worker_died: bool = False
+    ) -> Job:
+        record = self._held(job_id)
+        return self._save(
+            record.released(token, now=self._clock(), delay=delay, worker_died=worker_died)
+        )
+
+    async def cancel(self, job_id: str) -> Job:
+        return self._save(self._record(job_id).cancelled(self._clock()))
+
+    async def recover(self) -> Sequence[Job]:
+        now = self._clock()
+        self._keys = {key: kept for key, kept in self._keys.items() if kept[2] > now}
+        silent = [
+            record
+            for record in self.records.values()
+            if record.lease_until is not None and record.lease_until <= now
+        ]
+        return [self._save(record.recovered(now)) for record in silent]
+
+    async def counts(self) -> Mapping[tuple[str, JobStatus], int]:
+        numbers: dict[tuple[str, JobStatus], int] = {}
+        for record in self.records.values():
+            if not record.job.status.is_final:
+                place = (record.job.model, record.job.status)
+                numbers[place] = numbers.get(place, 0) + 1
+        return numbers
+
+    async def ended_before(self, moment: float, *, limit: int = 100) -> Sequence[Job]:
+        ended = [
+            (record.job.ended_at, record.seq, record.job)
+            for record in self.records.values()
+            if record.job.ended_at is not None and record.job.ended_at < moment
+        ]
+        return [job for _, _, job in sorted(ended, key=lambda entry: entry[:2])[:limit]]
+
+    async def delete(self, job_ids: Collection[str]) -> None:
+        gone = {
+            job_id
+            for job_id in job_ids
+            if job_id in self.records and self.records[job_id].job.status.is_final
+        }
+        for job_id in gone:
+            del self.records[job_id]
+            self._progress.pop(job_id, None)
+        self._keys = {key: kept for key, kept in self._keys.items() if kept[1] not in gone}
+        for delivery in tuple(self.deliveries.values()):
+            if delivery.job_id in gone and delivery.status is not DeliveryStatus.PENDING:
+                del self.deliveries[delivery.id]
+
+    async def needed_inputs(self, keys: Collection[str]) -> frozenset[str]:
+        named = {key for record in self.records.values() for key in record.job.keys}
+        return frozenset(named.intersection(keys))
+
+    def _first_job(self, job: Job, idempotency: Idempotency) -> Job | None:
+        kept = self._keys.get((job.owner, job.api, idempotency.key))
+        if kept is None or kept[2] <= self._clock():
+            return None
+        digest, first_id, _ = kept
+        if digest != idempotency.digest:
+            raise Conflict("this idempotency key came with another request before")
+        return self._record(first_id).job
+
+    def _next_turn(self, job: Job) -> int:
+        peers = [r for r in self._of(job.model) if r.job.priority == job.priority]
+        ready = [record for record in peers if record.is_ready]
+        return next_turn(
+            first=min((record.turn for record in ready), default=None),
+            running=max((r.turn for r in peers if r.lease_until is not None), default=None),
+            last=max((r.turn for r in ready if r.job.owner == job.owner), default=None),
+        )
+
+    def _of(self, model: str) -> Sequence[JobRecord]:
+        return [record for record in self.records.values() if record.job.model == model]
+
+    def _held(self, job_id: str) -> JobRecord:
+        if job_id not in self.records:
+            raise LeaseLost(f"job {job_id} is gone")
+        return self.records[job_id]
+
+    def _record(self, job_id: str) -> JobRecord:
+        if job_id not in self.records:
+            raise JobNotFound(f"there is no job {job_id!r}")
+        return self.records[job_id]
+
+    def _save(self, record: JobRecord) -> Job:
+        if record.is_ready:  # back in the queue: never behind those who came later
+            peers = [r for r in self._of(record.job.model) if r.is_ready]
+            turns = [r.turn for r in peers if r.job.priority == record.job.priority]
+            turn = requeued_turn(record.turn, first=min(turns, default=None))
+            record = replace(record, turn=turn)
+        self.records[record.job.id] = record
+        return record.job
