@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit"]
+MaskedContent: TypeAlias = Literal["original", "noise", "zeros"]
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp", "safetensors"]
 
 #: Largest seed plus one, as every API but ComfyUI bounds it.
@@ -32,6 +33,15 @@ class SamplingParams:
         sigmas: how the noise levels are spaced, from ``ModelCard.sigmas``.
         eta: DDIM's noise, 0..1; other schedulers ignore it, as in diffusers.
         max_sequence_length: tokens of the text encoder, for families that have the knob.
+        variation_seed, variation_strength: the starting noise is turned from the seed's towards
+            the variation seed's by this share, 0..1 (spherical interpolation).
+        seed_width, seed_height: pixels for which the starting noise is drawn before it is centred
+            in the picture's own; None is the picture's own size.
+        clip_skip: which of the text encoder's layers, counted from its end, is used; 1 is the last.
+        tiling: whether the picture's opposite edges shall meet.
+        s_churn, s_tmin, s_tmax, s_noise: stochasticity of the schedulers that have it (Karras et
+            al. 2022, algorithm 2); ``s_tmax`` None is infinity.
+        noise_multiplier: factor on the starting noise of image-to-image.
     """
 
     width: int | None = None
@@ -46,6 +56,54 @@ class SamplingParams:
     sigmas: str | None = None
     eta: float = 0.0
     max_sequence_length: int | None = None
+    variation_seed: int | None = None
+    variation_strength: float = 0.0
+    seed_width: int | None = None
+    seed_height: int | None = None
+    clip_skip: int = 1
+    tiling: bool = False
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float | None = None
+    s_noise: float = 1.0
+    noise_multiplier: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondPass:
+    """A second, larger drawing over the first one. ``None`` means as in the first pass.
+
+    Attributes:
+        width, height: pixels of the final picture.
+        upscaler: how the first becomes the start of the second: a name from ``UPSCALERS``; the
+            ``latent`` ones interpolate latents, the others pixels.
+        strength: 0..1, how much is re-drawn.
+        num_inference_steps: steps of the schedule that ``strength`` shortens.
+    """
+
+    width: int
+    height: int
+    upscaler: str = "latent"
+    strength: float = 0.7
+    num_inference_steps: int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    sigmas: str | None = None
+
+
+#: Names of ``SecondPass.upscaler``.
+UPSCALERS: Final = (
+    "latent",
+    "latent-antialiased",
+    "latent-bicubic",
+    "latent-bicubic-antialiased",
+    "latent-nearest",
+    "latent-nearest-exact",
+    "nearest",
+    "lanczos",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +120,15 @@ class GenerationRequest:
         params: the numeric knobs.
         output_format, output_quality: how pictures are encoded; quality 1..100 for jpeg and webp.
         num_previews: how many intermediate pictures ``Progress`` should carry at most.
+        is_weighted: whether the prompts are in the notation that weighs words, ``(word:1.3)``, cuts
+            at ``BREAK`` and has no limit of length; otherwise they are plain, cut at the encoder's.
+        masked_content: what lies under a mask before it is re-drawn: the input picture, noise, or
+            zeros (in latent space).
+        mask_padding: when set, only the mask's bounding box, widened by so many pixels, is drawn,
+            at the full size asked for, and pasted back into the input picture.
+        is_latent_resize: whether an input of another size is resized in latent space.
+        second_pass: a larger drawing over the first, or None.
+        texts: for each picture, (keyword, text) pairs kept in its file's metadata.
     """
 
     prompt: str
@@ -74,6 +141,12 @@ class GenerationRequest:
     output_format: OutputFormat = "png"
     output_quality: int = 95
     num_previews: int = 0
+    is_weighted: bool = False
+    masked_content: MaskedContent = "original"
+    mask_padding: int | None = None
+    is_latent_resize: bool = False
+    second_pass: SecondPass | None = None
+    texts: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
     def mode(self) -> Mode:

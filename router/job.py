@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from deployments.types import GenerationRequest, OutputFormat, SamplingParams
+from deployments.types import GenerationRequest, OutputFormat, SamplingParams, SecondPass
 
 
 class JobStatus(StrEnum):
@@ -225,11 +225,23 @@ def parse_requests(data: list[dict[str, Any]]) -> tuple[StoredRequest, ...]:
     """The inverse of ``dump_requests``; fields that a newer version added get their defaults."""
     return tuple(
         StoredRequest(
-            request=GenerationRequest(
-                **{**row["request"], "params": SamplingParams(**row["request"]["params"])}
-            ),
+            request=_parse_request(row["request"]),
             image_keys=tuple(row["image_keys"]),
             mask_key=row["mask_key"],
         )
         for row in data
+    )
+
+
+def _parse_request(data: dict[str, Any]) -> GenerationRequest:
+    second_pass = data.get("second_pass")
+    return GenerationRequest(
+        **{
+            **data,
+            "params": SamplingParams(**data["params"]),
+            "second_pass": SecondPass(**second_pass) if second_pass else None,
+            "texts": tuple(
+                tuple((keyword, text) for keyword, text in texts) for texts in data.get("texts", ())
+            ),
+        }
     )
