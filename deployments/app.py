@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
 from deployments.config import ModelConfig
+from deployments.errors import AtelierError
 from deployments.gemini import GeminiConfig, GeminiHost
 from deployments.host import ModelHost
+from deployments.types import GenerationRequest, GenerationResult, Progress
 
 
 class ModelReplica(ModelHost):
@@ -24,6 +28,13 @@ class ModelReplica(ModelHost):
         limit = context._deployment_config.max_ongoing_requests
         super().__init__(config, context.app_name, limit)
 
+    async def generate(  # type: ignore[override]
+        self, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult | AtelierError]:
+        """As the host's; a failure is the last item, for Serve logs a trace of what is raised."""
+        async for item in _tell(super().generate(request_id, request)):
+            yield item
+
 
 class GeminiReplica(GeminiHost):
     """A replica of Gemini's deployment."""
@@ -31,6 +42,13 @@ class GeminiReplica(GeminiHost):
     def __init__(self, config: GeminiConfig) -> None:
         _log_with_serve()
         super().__init__(config, serve.get_replica_context().app_name)
+
+    async def generate(  # type: ignore[override]
+        self, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult | AtelierError]:
+        """As the host's; see ``ModelReplica``."""
+        async for item in _tell(super().generate(request_id, request)):
+            yield item
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -43,6 +61,17 @@ def build_gemini(args: dict[str, Any]) -> Application:
     """Google's Gemini through its API; takes no accelerator."""
     deployment = serve.deployment(GeminiReplica, name="GeminiHost", max_ongoing_requests=16)
     return deployment.bind(GeminiConfig(**args))
+
+
+async def _tell(
+    news: AsyncIterator[Progress | GenerationResult],
+) -> AsyncIterator[Progress | GenerationResult | AtelierError]:
+    async with aclosing(news) as items:  # type: ignore[type-var]
+        try:
+            async for item in items:
+                yield item
+        except AtelierError as error:
+            yield error
 
 
 def _log_with_serve() -> None:

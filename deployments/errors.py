@@ -192,12 +192,12 @@ class DeadlineExceeded(AtelierError):
     code = "deadline_exceeded"
 
 
-def error_for(code: str, message: str) -> AtelierError:
+def error_for(code: str, message: str, param: str | None = None) -> AtelierError:
     """The error that ``code`` names, rebuilt from a stored row; unknown codes give the root."""
     for cls in _subclasses(AtelierError):
         if cls.code == code:
-            return cls(message)
-    return AtelierError(message)
+            return cls(message, param=param)
+    return AtelierError(message, param=param)
 
 
 def _subclasses(cls: type[AtelierError]) -> Iterator[type[AtelierError]]:

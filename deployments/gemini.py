@@ -92,12 +92,13 @@ class GeminiHost:
             prompt_tokens=sum(drawing.prompt_tokens for drawing in drawings),
         )
 
-    async def cancel(self, request_id: str) -> bool:
-        """Stop a request; its calls are dropped. Whether it was there."""
-        tasks = self._tasks.get(request_id, [])
-        for task in tasks:
-            task.cancel()
-        return bool(tasks)
+    async def cancel(self, prefix: str) -> int:
+        """Stop requests whose id begins so; their calls are dropped. How many there were."""
+        ids = [request_id for request_id in self._tasks if request_id.startswith(prefix)]
+        for request_id in ids:
+            for task in self._tasks[request_id]:
+                task.cancel()
+        return len(ids)
 
     async def card(self) -> ModelCard:
         """What this model is; ``unavailable`` says why it cannot serve."""

@@ -15,7 +15,7 @@ from deployments.engine.inline import InlineRunner, Runner
 from deployments.errors import AtelierError
 from deployments.families import family_class
 from deployments.families.base import Family
-from deployments.pictures import encode, encode_preview
+from deployments.pictures import encode, encode_preview, shrink
 from deployments.types import (
     Evicted,
     GeneratedImage,
@@ -48,6 +48,7 @@ class ModelHost:
         started = time.monotonic()
         opened = open_engine(config)
         self._engine = opened.engine
+        self._ongoing: set[str] = set()
         self._card = make_card(config, opened, model_id, max_ongoing_requests)
         logger.info("model=%s ready in %.1f s", model_id, time.monotonic() - started)
 
@@ -62,12 +63,15 @@ class ModelHost:
         loop = asyncio.get_running_loop()
         mailbox: asyncio.Queue[Event] = asyncio.Queue()
         started = time.monotonic()
-        told_at = 0.0
+        told_at = started
 
         def listen(event: Event) -> None:
             loop.call_soon_threadsafe(mailbox.put_nowait, event)
 
+        if request.images:
+            request = await asyncio.to_thread(_shrunk, request)
         self._engine.add(request_id, request, listen)
+        self._ongoing.add(request_id)
         try:
             while True:
                 event = await mailbox.get()
@@ -80,11 +84,13 @@ class ModelHost:
                     told_at = time.monotonic()
                     yield await _progress(event)
         finally:
+            self._ongoing.discard(request_id)
             self._engine.cancel(request_id)
 
-    async def cancel(self, request_id: str) -> bool:
-        """Stop a request at its next step; whether there was one."""
-        return self._engine.cancel(request_id)
+    async def cancel(self, prefix: str) -> int:
+        """Stop requests whose id begins so, at their next step; how many there were."""
+        ids = [request_id for request_id in self._ongoing if request_id.startswith(prefix)]
+        return sum(self._engine.cancel(request_id) for request_id in ids)
 
     async def card(self) -> ModelCard:
         """What this model is and accepts."""
@@ -105,11 +111,18 @@ class ModelHost:
         if self._engine.seconds_since_step > STALLED_SECONDS:
             raise AtelierError(f"no step has ended for {STALLED_SECONDS:.0f} s")
 
+    def close(self) -> None:
+        """Stop the engine; requests in flight end as cancelled."""
+        self._engine.stop()
+
     async def _result(
         self, request: GenerationRequest, finished: Finished, started: float
     ) -> GenerationResult:
         images = await asyncio.gather(
-            *(asyncio.to_thread(_encode, request, picture) for picture in finished.pictures)
+            *(
+                asyncio.to_thread(_encode, request, index, picture)
+                for index, picture in enumerate(finished.pictures)
+            )
         )
         return GenerationResult(
             images=tuple(images),
@@ -185,10 +198,22 @@ async def _progress(stepped: Stepped) -> Progress:
     return replace(progress, preview=await asyncio.to_thread(encode_preview, stepped.preview))
 
 
-def _encode(request: GenerationRequest, picture: Picture) -> GeneratedImage:
+def _shrunk(request: GenerationRequest) -> GenerationRequest:
+    """With very large inputs made smaller, unless they are needed at their own size."""
+    width, height = request.params.width, request.params.height
+    is_needed = request.is_latent_resize or (request.mask and request.mask_padding is not None)
+    if is_needed or width is None or height is None:
+        return request
+    images = tuple(shrink(data, width, height) for data in request.images)
+    mask = None if request.mask is None else shrink(request.mask, width, height)
+    return replace(request, images=images, mask=mask)
+
+
+def _encode(request: GenerationRequest, index: int, picture: Picture) -> GeneratedImage:
     height, width = picture.pixels.shape[:2]
+    texts = request.texts[index] if index < len(request.texts) else ()
     return GeneratedImage(
-        data=encode(picture.pixels, request.output_format, request.output_quality),
+        data=encode(picture.pixels, request.output_format, request.output_quality, texts),
         seed=picture.seed,
         width=width,
         height=height,

@@ -6,24 +6,28 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save
 
 from deployments.errors import InvalidImage
+from deployments.types import INPUT_FORMATS, MAX_INPUT_PIXELS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from deployments.types import OutputFormat
 
-#: Largest input picture in pixels, judged by its header before anything is decoded.
-MAX_PIXELS: Final = 64_000_000
+#: Pictures of more pixels take long to decode: they are made smaller outside of the engine.
+LARGE_PIXELS: Final = 4_000_000
+
+#: What one segment of a JPEG holds, less its marker.
+MAX_EXIF_BYTES: Final = 65_000
 
 #: Longest side of an encoded preview in pixels.
 MAX_PREVIEW_SIZE: Final = 512
-
-#: What is read. PIL knows more, some of it by way of other programs: those stay shut.
-INPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 UNDECODABLE: Final = (
     "the input picture cannot be decoded; accepted: PNG, JPEG, WebP, GIF, BMP, TIFF"
@@ -64,18 +68,47 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
 
 
-def encode(pixels: NDArray[np.float32], output_format: OutputFormat, quality: int = 95) -> bytes:
+def shrink(data: bytes, width: int, height: int) -> bytes:
+    """The picture itself; or, if far larger than ``width`` by ``height``, one of twice that size.
+
+    That one covers twice the size in its own shape. Large pictures take their time to decode: call
+    this where nobody waits. What cannot be read stays as it is, for ``decode_image`` to refuse.
+    """
+    try:
+        size = _open(data).size
+        if size[0] * size[1] <= max(LARGE_PIXELS, 4 * width * height):
+            return data
+        image = decode_image(data)
+    except Exception:
+        return data
+    scale = max(2 * width / image.width, 2 * height / image.height)
+    if scale >= 1:
+        return data
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    return _save(image.resize(size, Image.Resampling.LANCZOS), "png", compress_level=1)
+
+
+def encode(
+    pixels: NDArray[np.float32],
+    output_format: OutputFormat,
+    quality: int = 95,
+    texts: Sequence[tuple[str, str]] = (),
+) -> bytes:
     """Encode pixels (height, width, 3), 0..1; ``quality`` 1..100 is for jpeg and webp.
 
-    ``safetensors`` holds one tensor ``image``, float32, (3, height, width), 0..1.
+    ``safetensors`` holds one tensor ``image``, float32, (3, height, width), 0..1. ``texts`` are
+    (keyword, text) pairs for the file's metadata: all of them in png (tEXt, or iTXt beyond
+    Latin-1) and safetensors; in jpeg and webp the text of ``parameters``, as the EXIF comment.
     """
     if output_format == "safetensors":
         tensor = np.ascontiguousarray(np.clip(pixels, 0, 1).transpose(2, 0, 1), dtype=np.float32)
-        return save({"image": tensor})
+        return save({"image": tensor}, metadata=dict(texts) or None)
     options: dict[str, Any] = {"quality": quality}
     if output_format == "png":
         # The default level takes 229 ms of one core for 1024 x 1024 pixels, level 1 takes 94 ms.
-        options = {"compress_level": 1}
+        options = {"compress_level": 1, "pnginfo": _png_info(texts)}
+    elif comment := dict(texts).get("parameters"):
+        options["exif"] = _exif(comment)
     return _save(Image.fromarray(to_uint8(pixels)), output_format, **options)
 
 
@@ -97,18 +130,40 @@ def _save(image: Image.Image, output_format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _png_info(texts: Sequence[tuple[str, str]]) -> PngInfo:
+    """A tEXt chunk per pair, or an iTXt chunk for what Latin-1 cannot write."""
+    info = PngInfo()
+    for keyword, text in texts:
+        try:
+            text.encode("latin-1")
+            info.add_text(keyword, text)
+        except UnicodeEncodeError:
+            info.add_itxt(keyword, text)
+    return info
+
+
+def _exif(comment: str) -> bytes:
+    """EXIF with a UserComment, UTF-16 big-endian after its prefix; empty if it does not fit."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + comment.encode(
+        "utf-16-be"
+    )
+    data = exif.tobytes()
+    return data if len(data) <= MAX_EXIF_BYTES else b""
+
+
 def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=INPUT_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > MAX_INPUT_PIXELS:
         raise _too_large()
     return image
 
 
 def _too_large() -> InvalidImage:
-    limit = MAX_PIXELS // 1_000_000
+    limit = MAX_INPUT_PIXELS // 1_000_000
     return InvalidImage(f"the input picture has more than {limit} megapixels", param="images")
 
 

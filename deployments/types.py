@@ -13,6 +13,10 @@ Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit
 MaskedContent: TypeAlias = Literal["original", "noise", "zeros"]
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp", "safetensors"]
 
+#: The most pixels that an input picture may have, by its header.
+MAX_INPUT_PIXELS: Final = 64_000_000
+#: What input pictures may be, as Pillow names it: formats that hold pixels and nothing to run.
+INPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 #: Largest seed plus one, as every API but ComfyUI bounds it.
 SEED_RANGE: Final = 2**32
 
@@ -23,7 +27,8 @@ class SamplingParams:
 
     Attributes:
         width, height: pixels of the picture; multiples of the model's ``size_multiple``.
-        num_images: pictures to make, at least 1. Picture k uses ``seed + k``.
+        num_images: pictures to make, at least 1. Picture k uses ``seed + k``; with a
+            ``variation_strength`` it uses ``seed`` and ``variation_seed + k``.
         num_inference_steps: denoising steps, at least 1.
         guidance_scale: classifier-free guidance; 1.0 or less runs no negative branch.
         true_cfg_scale: the same for families whose ``guidance_scale`` is a distilled input (Qwen).
@@ -34,14 +39,18 @@ class SamplingParams:
         eta: DDIM's noise, 0..1; other schedulers ignore it, as in diffusers.
         max_sequence_length: tokens of the text encoder, for families that have the knob.
         variation_seed, variation_strength: the starting noise is turned from the seed's towards
-            the variation seed's by this share, 0..1 (spherical interpolation).
+            the variation seed's by this share, 0..1 (spherical interpolation). A None seed with a
+            strength above 0 counts from ``seed``.
         seed_width, seed_height: pixels for which the starting noise is drawn before it is centred
-            in the picture's own; None is the picture's own size.
-        clip_skip: which of the text encoder's layers, counted from its end, is used; 1 is the last.
+            in the picture's own (cut where it is larger, more noise around where it is smaller);
+            None is the picture's own size.
+        clip_skip: which of the text encoder's layers, counted from its end, is used, its final
+            norm after it; 1 is the last. SDXL uses the last but one without norm for 1 and 2.
         tiling: whether the picture's opposite edges shall meet.
         s_churn, s_tmin, s_tmax, s_noise: stochasticity of the schedulers that have it (Karras et
-            al. 2022, algorithm 2); ``s_tmax`` None is infinity.
-        noise_multiplier: factor on the starting noise of image-to-image.
+            al. 2022, algorithm 2; Euler all four, DPM++ SDE the last); ``s_tmax`` None is infinity.
+        noise_multiplier: factor on the starting noise of image-to-image and of inpainting with a
+            ``strength`` below 1.
     """
 
     width: int | None = None
@@ -73,12 +82,17 @@ class SamplingParams:
 class SecondPass:
     """A second, larger drawing over the first one. ``None`` means as in the first pass.
 
+    It follows text-to-image only. The picture's generator draws its noise where the first pass
+    left it; a variation, another seed size and churn's knobs stay as they were.
+
     Attributes:
-        width, height: pixels of the final picture.
+        width, height: pixels of the final picture, multiples of ``size_multiple``. The first one
+            is enlarged to cover them and cut equally on both sides.
         upscaler: how the first becomes the start of the second: a name from ``UPSCALERS``; the
             ``latent`` ones interpolate latents, the others pixels.
         strength: 0..1, how much is re-drawn.
-        num_inference_steps: steps of the schedule that ``strength`` shortens.
+        num_inference_steps: steps of the schedule that ``strength`` shortens; 0 is as None.
+        prompt, negative_prompt: the text of the second pass; "" is none, not the first's.
     """
 
     width: int
@@ -123,12 +137,15 @@ class GenerationRequest:
         is_weighted: whether the prompts are in the notation that weighs words, ``(word:1.3)``, cuts
             at ``BREAK`` and has no limit of length; otherwise they are plain, cut at the encoder's.
         masked_content: what lies under a mask before it is re-drawn: the input picture, noise, or
-            zeros (in latent space).
-        mask_padding: when set, only the mask's bounding box, widened by so many pixels, is drawn,
-            at the full size asked for, and pasted back into the input picture.
-        is_latent_resize: whether an input of another size is resized in latent space.
+            zeros (in latent space); without effect at strength 1, where all begins as noise.
+        mask_padding: when set beside a mask, only the mask's bounding box, widened by so many
+            pixels of the input and to the shape asked for, is drawn, at the full size asked for,
+            and pasted back: the result has the input's own size.
+        is_latent_resize: whether an input of another size is resized in latent space (bilinearly)
+            rather than in pixels (Lanczos); no effect beside ``mask_padding``.
         second_pass: a larger drawing over the first, or None.
-        texts: for each picture, (keyword, text) pairs kept in its file's metadata.
+        texts: for each picture, (keyword, text) pairs kept in its file's metadata; jpeg and webp
+            keep that of ``parameters`` alone.
     """
 
     prompt: str
@@ -188,7 +205,7 @@ class GenerationResult:
     """All pictures of one request, in order, and where the time went.
 
     Attributes:
-        images: picture k was drawn from ``seed + k``.
+        images: in order; each tells the seed that it was drawn from.
         model: id of the model that drew them.
         seconds: wall time inside the model's host, queueing in its engine included.
         prompt_tokens: tokens the text encoder saw (before padding).

@@ -25,6 +25,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from deployments.engine.second_pass import second_request
 from deployments.engine.state import RequestState
 from deployments.types import GenerationRequest
 
@@ -87,7 +88,7 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Decode these pictures, of equal weights and latent shape, together."""
+    """Decode these pictures, of equal weights, latent shape and tiling, together."""
 
     places: tuple[Place, ...]
 
@@ -218,7 +219,8 @@ def _group(place: Place, kind: type[Work]) -> Hashable:
     """Equal for pictures that may go together."""
     if kind is Denoise:
         return place.state.batch_key
-    return place.state.batch_key.weights, tuple(place.state.latents.shape)
+    key = place.state.batch_key
+    return key.weights, key.is_tiling, tuple(place.state.latents.shape)
 
 
 def _size(place: Place, kind: type[Work]) -> tuple[int, int]:
@@ -229,9 +231,16 @@ def _size(place: Place, kind: type[Work]) -> tuple[int, int]:
 
 def estimate(request: GenerationRequest, tokens_per_pixel: float) -> float:
     """The work of a request that is not encoded: timesteps times rows times image tokens."""
+    second = second_request(request)
+    later = 0.0 if second is None else _estimate(second, True, tokens_per_pixel)
+    return _estimate(request, bool(request.images), tokens_per_pixel) + later
+
+
+def _estimate(request: GenerationRequest, is_partial: bool, tokens_per_pixel: float) -> float:
+    """The work of one pass; a partial one walks ``strength`` of its steps."""
     params = request.params
     steps = params.num_inference_steps or 1
-    if request.images and params.strength is not None:
+    if is_partial and params.strength is not None:
         steps = max(1, round(steps * params.strength))
     scale = params.guidance_scale if params.true_cfg_scale is None else params.true_cfg_scale
     rows = 2 if scale is not None and scale > 1 else 1

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from deployments.engine.events import Finished, Listener, Picture, Stepped
+from deployments.engine.second_pass import num_steps
 from deployments.engine.state import RequestState, picture_seed
 from deployments.types import GenerationRequest
 
@@ -59,19 +60,19 @@ class Flight:
     def is_preview_due(self) -> bool:
         """Whether the first picture has passed the next of its evenly spread preview points."""
         state = self.states[0]
-        due = preview_points(state.num_timesteps, self.request.num_previews)
-        return self.num_previews < len(due) and due[self.num_previews] <= state.step
+        due = preview_points(state.num_visits, self.request.num_previews)
+        return self.num_previews < len(due) and due[self.num_previews] <= state.num_visited
 
     def progress(self, preview: NDArray[np.float32] | None = None) -> Stepped | None:
         """The news since the last report; None when there is none."""
-        steps = self.request.params.num_inference_steps or self.states[0].num_timesteps
-        num_steps = steps * len(self.states)
-        visited = sum(state.step for state in self.states)
-        step = num_steps * visited // max(1, sum(state.num_timesteps for state in self.states))
+        steps = num_steps(self.request) or self.states[0].num_visits
+        total = steps * len(self.states)
+        visited = sum(state.num_visited for state in self.states)
+        step = total * visited // max(1, sum(state.num_visits for state in self.states))
         if step == self.told and preview is None:
             return None
         self.told = step
-        return Stepped(step=step, num_steps=num_steps, preview=preview)
+        return Stepped(step=step, num_steps=total, preview=preview)
 
     def finished(self) -> Finished:
         """The last event of a complete request."""

@@ -125,7 +125,15 @@ class Pipeline:
         # NOTE: never repeated, since the picture's scheduler may have counted the step already.
         error = self._attempt(advance, place.request_id, "denoising", can_repeat=False)
         state.step = step + 1
+        if error is None and state.is_denoised:
+            return self._follow(place)
         return error
+
+    def _follow(self, place: Place) -> AtelierError | None:
+        """Let a picture whose timesteps are done enter its next pass, if it has one."""
+        follow = partial(self._runner.run, self._family.follow, place.state)
+        has_entered = self._attempt(follow, place.request_id, "enlarging")
+        return has_entered if isinstance(has_entered, AtelierError) else None
 
     def _pixels(self, places: Sequence[Place]) -> list[Outcome]:
         pictures = self._runner.run(self._family.decode, [place.state for place in places])

@@ -19,11 +19,37 @@ class BatchKey:
         weights: name of the weights the denoiser runs with.
         latents: shape of one row's denoiser input, without the row axis.
         conditioning: shapes of one row's conditioning, without the row axis.
+        is_tiling: whether the picture's opposite edges are neighbours in every convolution.
     """
 
     weights: str
     latents: tuple[int, ...]
     conditioning: tuple[tuple[int, ...], ...]
+    is_tiling: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """A pass that a picture enters when its present timesteps are done.
+
+    Attributes:
+        request: what the pass is asked for, as a request of its own.
+        branches, batch_key, tokens: as of ``RequestState``.
+        num_timesteps: how many it will walk.
+        upscaler: how the picture is brought to the size of this pass; opaque to the engine.
+    """
+
+    request: GenerationRequest
+    branches: tuple[Any, ...]
+    batch_key: BatchKey
+    tokens: int
+    num_timesteps: int
+    upscaler: str
+
+    @property
+    def work(self) -> int:
+        """Timesteps times rows times image tokens."""
+        return self.num_timesteps * len(self.branches) * self.tokens
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,7 +61,8 @@ class RequestState:
     cannot show.
 
     Attributes:
-        request: what was asked, with every knob of ``params`` that the family uses filled in.
+        request: what was asked of the present pass, with every knob of ``params`` that the family
+            uses filled in.
         index: k, the picture's place in its request.
         weights: what the family's ``load_weights`` returned; released when the picture is done.
         branches: one conditioning per guidance branch, the conditional one first; opaque to the
@@ -45,8 +72,11 @@ class RequestState:
         latents: (1, channels, height, width) on the family's device.
         generator: the request's own CPU generator; every draw of noise comes from it.
         scheduler: a diffusers scheduler of this picture's own.
-        timesteps: the values to walk; higher-order schedulers visit more than the steps asked for.
+        timesteps: the values that the present pass walks; higher-order schedulers visit more than
+            the steps asked for.
         step: how many of ``timesteps`` are done; the engine counts, after ``advance``.
+        num_before: timesteps of the passes before.
+        following: the next pass, or None.
         prompt_tokens: tokens the text encoder saw, before padding.
         extra: what the family keeps besides (inpainting's mask and clean latents, say).
     """
@@ -62,13 +92,26 @@ class RequestState:
     scheduler: Any
     timesteps: Tensor
     step: int = 0
+    num_before: int = 0
+    following: Pass | None = None
     prompt_tokens: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_timesteps(self) -> int:
-        """Forward passes this picture takes in all."""
+        """Forward passes that the present pass takes in all."""
         return len(self.timesteps)
+
+    @property
+    def num_visited(self) -> int:
+        """Timesteps done, in all passes."""
+        return self.num_before + self.step
+
+    @property
+    def num_visits(self) -> int:
+        """Timesteps of all passes."""
+        ahead = self.following.num_timesteps if self.following else 0
+        return self.num_before + self.num_timesteps + ahead
 
     @property
     def num_rows(self) -> int:
@@ -78,12 +121,22 @@ class RequestState:
     @property
     def work(self) -> int:
         """What is left to denoise: timesteps times rows times image tokens."""
-        return max(0, self.num_timesteps - self.step) * self.num_rows * self.tokens
+        ahead = self.following.work if self.following else 0
+        return max(0, self.num_timesteps - self.step) * self.num_rows * self.tokens + ahead
 
     @property
     def is_denoised(self) -> bool:
         """Whether only decoding is left."""
         return self.step >= self.num_timesteps
+
+    def enter(self, scheduler: Any, timesteps: Tensor, latents: Tensor) -> None:
+        """Begin the pass that follows; the generator goes on where it was."""
+        assert self.following is not None
+        self.num_before += self.num_timesteps
+        self.request, self.branches = self.following.request, self.following.branches
+        self.batch_key, self.tokens = self.following.batch_key, self.following.tokens
+        self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
+        self.step, self.following = 0, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +148,19 @@ class Row:
 
 
 def picture_seed(request: GenerationRequest, index: int) -> int:
-    """Seed of picture ``index``: the request's plus ``index``, within its 32 (or 64) bits."""
+    """Seed of picture ``index``: the request's plus ``index``, within its 32 (or 64) bits.
+
+    Pictures that vary by their variation seed keep the request's own.
+    """
     seed = request.params.seed or 0
+    return seed if request.params.variation_strength > 0 else _counted(seed, index)
+
+
+def variation_seed(request: GenerationRequest, index: int) -> int:
+    """Variation seed of picture ``index``: the request's plus ``index``; by default the seed's."""
+    seed = request.params.variation_seed
+    return _counted(request.params.seed or 0 if seed is None else seed, index)
+
+
+def _counted(seed: int, index: int) -> int:
     return (seed + index) % (SEED_RANGE if seed < SEED_RANGE else 2**64)

@@ -1,4 +1,4 @@
-"""Family: what the engine needs of one model family, in four verbs."""
+"""Family: what the engine needs of one model family, in five verbs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Family(ABC):
-    """One model family's code: encode, denoise, advance, decode.
+    """One model family's code: encode, denoise, advance, follow, decode.
 
     The engine calls every method from its one thread, without gradients. A family holds modules
     and tokenizers; it holds nothing of a request, since requests run through it interleaved.
@@ -64,6 +64,15 @@ class Family(ABC):
     @abstractmethod
     def advance(self, state: RequestState, predictions: Sequence[Any]) -> None:
         """One step of one picture: combine its branches' predictions, step its scheduler."""
+
+    def follow(self, state: RequestState) -> bool:
+        """What follows when a picture's timesteps are done: whether there is another pass.
+
+        Called once after the last step of each pass. True when ``state`` has entered the pass
+        that it announced in ``following``; else the picture goes on to be decoded.
+        """
+        assert state.following is None
+        return False
 
     @abstractmethod
     def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:

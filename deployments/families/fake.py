@@ -15,7 +15,6 @@ whom it shares a forward pass with. Words in a prompt make it fail, to try how t
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -24,25 +23,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from deployments import pictures
-from deployments.engine.state import BatchKey, RequestState, Row, picture_seed
+from deployments.engine.second_pass import check_second_pass, second_request
+from deployments.engine.state import (
+    BatchKey,
+    Pass,
+    RequestState,
+    Row,
+    picture_seed,
+    variation_seed,
+)
 from deployments.errors import InvalidRequest
 from deployments.families.base import Family
+from deployments.families.fake_picture import Floats, Inputs, goals, read_inputs
 
 if TYPE_CHECKING:
     from deployments.config import ModelConfig
     from deployments.types import GenerationRequest
 
-Floats = NDArray[np.float32]
-
 #: Pixels of one latent position's side.
 FACTOR: Final = 8
-
-#: Hues of consecutive seeds lie this far apart: the golden ratio keeps all of them distinct.
-HUE_STEP: Final = 0.618034
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +81,9 @@ class FakeFamily(Family):
         if "encode" in _faults(request):
             raise RuntimeError("fake: no such file /srv/fake/encoder.bin")
         self._check(request)
-        source = _read_inputs(request)
+        inputs = read_inputs(request)
         return tuple(
-            self._state(request, index, weights, source)
+            self._state(request, index, weights, inputs)
             for index in range(request.params.num_images)
         )
 
@@ -112,6 +112,21 @@ class FakeFamily(Family):
         left = np.float32(state.num_timesteps - state.step)
         state.latents = cast("Any", state.latents + cast("Any", prediction / left))
 
+    def follow(self, state: RequestState) -> bool:
+        """Enlarge the gradient and go on towards the second pass's own."""
+        following = state.following
+        if following is None:
+            return False
+        shape = following.batch_key.latents
+        rows = np.arange(shape[1]) * state.latents.shape[2] // shape[1]
+        columns = np.arange(shape[2]) * state.latents.shape[3] // shape[2]
+        seed = _look(state.request, state.index)
+        branches = goals(following.request, state.weights.name, seed, shape)
+        latents = cast("Any", state.latents)[:, :, rows[:, None], columns]
+        state.enter(state.scheduler, cast("Any", _timesteps(following.request, True)), latents)
+        state.branches = branches
+        return True
+
     def decode(self, states: Sequence[RequestState]) -> list[Floats]:
         """The latents themselves, enlarged; kept pixels of an inpainting are the input's."""
         if any("decode" in _faults(state.request) for state in states):
@@ -136,91 +151,83 @@ class FakeFamily(Family):
         if len(request.images) > limit:
             message = f"{len(request.images)} input pictures; this model takes at most {limit}"
             raise InvalidRequest(message, param="images")
+        check_second_pass(request)
 
     def _state(
         self,
         request: GenerationRequest,
         index: int,
         weights: FakeWeights,
-        source: tuple[Floats, Floats] | None,
+        inputs: Inputs | None,
     ) -> RequestState:
         params = request.params
         seed = picture_seed(request, index)
-        shape = (3, (params.height or 512) // FACTOR, (params.width or 512) // FACTOR)
+        shape = _shape(request)
         generator = np.random.default_rng(seed)
-        goals = _goals(request, weights.name, seed, shape)
-        timesteps = _timesteps(request)
+        branches = goals(request, weights.name, _look(request, index), shape)
         latents = generator.random((1, *shape), dtype=np.float32)
-        if source is not None:
+        if inputs is not None:
             strength = np.float32(1.0 if params.strength is None else params.strength)
-            kept = np.clip(source[0], 0, 1)[::FACTOR, ::FACTOR].transpose(2, 0, 1)[None]
-            goals = tuple(kept + strength * (goal - kept) for goal in goals)
+            kept = np.clip(inputs.mean, 0, 1)[::FACTOR, ::FACTOR].transpose(2, 0, 1)[None]
+            branches = tuple(kept + strength * (goal - kept) for goal in branches)
             latents = kept + strength * (latents - kept)
         return RequestState(
             request=request,
             index=index,
             weights=weights,
-            branches=goals,
-            batch_key=BatchKey(weights.name, shape, ((8,),)),
+            branches=branches,
+            batch_key=BatchKey(weights.name, shape, ((8,),), params.tiling),
             tokens=shape[1] * shape[2],
             latents=cast("Any", latents),
             generator=cast("Any", generator),
             scheduler=params.scheduler,
-            timesteps=cast("Any", timesteps),
+            timesteps=cast("Any", _timesteps(request, bool(request.images))),
+            following=_following(request, weights.name),
             prompt_tokens=len(request.prompt.split()),
-            extra={"source": source},
+            extra={"inputs": inputs},
         )
+
+
+def _following(request: GenerationRequest, weights: str) -> Pass | None:
+    second = second_request(request)
+    if second is None or request.second_pass is None:
+        return None
+    shape = _shape(second)
+    return Pass(
+        request=second,
+        upscaler=request.second_pass.upscaler,
+        branches=goals(second, weights, 0, shape),  # their number counts; follow() fits the seed
+        batch_key=BatchKey(weights, shape, ((8,),), second.params.tiling),
+        tokens=shape[1] * shape[2],
+        num_timesteps=len(_timesteps(second, True)),
+    )
+
+
+def _shape(request: GenerationRequest) -> tuple[int, int, int]:
+    """Of the latents, without the row axis."""
+    params = request.params
+    return 3, (params.height or 512) // FACTOR, (params.width or 512) // FACTOR
+
+
+def _look(request: GenerationRequest, index: int) -> int:
+    """The seed whose hue a picture has: the variation seed's when that is what varies."""
+    if request.params.variation_strength > 0:
+        return variation_seed(request, index)
+    return picture_seed(request, index)
 
 
 def _faults(request: GenerationRequest) -> set[str]:
     return set(re.findall(r"fail:([a-z-]+)", request.prompt))
 
 
-def _timesteps(request: GenerationRequest) -> Floats:
+def _timesteps(request: GenerationRequest, is_partial: bool) -> Floats:
     """From 1000 down: Heun visits each step but the last twice; strength leaves out the first."""
     params = request.params
     steps = params.num_inference_steps or 1
-    if request.images and params.strength is not None:
+    if is_partial and params.strength is not None:
         steps = max(1, min(steps, int(steps * params.strength)))
     visited = 2 * steps - 1 if params.scheduler == "Heun" else steps
     return np.linspace(1000, 1, visited, dtype=np.float32)
-
-
-def _goals(
-    request: GenerationRequest, weights: str, seed: int, shape: tuple[int, ...]
-) -> tuple[Floats, ...]:
-    """What each guidance branch aims at: the prompt's gradient, then the negative prompt's."""
-    goal = _gradient(f"{weights}/{request.prompt}", seed, shape)
-    scale = request.params.guidance_scale
-    if scale is None or scale <= 1:
-        return (goal,)
-    return goal, _gradient(f"not/{request.negative_prompt}", seed, shape)
-
-
-def _gradient(text: str, seed: int, shape: tuple[int, ...]) -> Floats:
-    """(1, 3, height, width): a hue at one corner fading into its opposite at the other."""
-    digest = hashlib.sha256(text.encode()).digest()
-    hue = (int.from_bytes(digest[:4], "big") / 2**32 + seed * HUE_STEP) % 1
-    phases = 2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3]))
-    colour = (0.5 + 0.4 * np.cos(phases)).astype(np.float32)[:, None, None]
-    ramp = np.add.outer(np.linspace(0, 0.5, shape[1]), np.linspace(0, 0.5, shape[2]))
-    weight = ramp.astype(np.float32)
-    return (colour * (1 - weight) + (1 - colour) * weight)[None].astype(np.float32)
-
-
-def _read_inputs(request: GenerationRequest) -> tuple[Floats, Floats] | None:
-    """The mean of the input pictures (height, width, 3) and what is re-drawn (height, width, 1)."""
-    if not request.images:
-        return None
-    size = (request.params.width or 512, request.params.height or 512)
-    images = [pictures.decode_image(data).convert("RGB") for data in request.images]
-    resized = [image.resize(size, Image.Resampling.BILINEAR) for image in images]
-    mean = np.mean([np.asarray(image, dtype=np.float32) / 255 for image in resized], axis=0)
-    redrawn = np.ones((size[1], size[0], 1), dtype=np.float32)
-    if request.mask is not None:
-        mask = pictures.decode_mask(request.mask, size)
-        redrawn = (np.asarray(mask, dtype=np.float32) >= 127.5).astype(np.float32)[..., None]
-    return mean.astype(np.float32), redrawn
 
 
 def _decoded(state: RequestState) -> Floats:
@@ -228,9 +235,10 @@ def _decoded(state: RequestState) -> Floats:
     large = latents[0].repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
     pixels = large.transpose(1, 2, 0).clip(0, 1)
     if "nan" in _faults(state.request):
-        return np.full_like(pixels, np.nan)
-    source: tuple[Floats, Floats] | None = state.extra["source"]
-    if source is None or state.request.mask is None:
+        pixels = np.full_like(pixels, np.nan)
+    inputs: Inputs | None = state.extra["inputs"]
+    if inputs is not None and inputs.frame is not None:
+        return inputs.frame.filled(pixels)
+    if inputs is None or state.request.mask is None or "nan" in _faults(state.request):
         return np.ascontiguousarray(pixels)
-    kept, redrawn = source
-    return np.where(redrawn > 0, pixels, kept)
+    return np.where(inputs.redrawn > 0, pixels, inputs.mean)

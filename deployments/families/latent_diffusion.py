@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from deployments.config import locate
-from deployments.engine.state import BatchKey, RequestState, picture_seed
+from deployments.engine.second_pass import check_second_pass, second_request
+from deployments.engine.state import BatchKey, Pass, RequestState, picture_seed
 from deployments.errors import InvalidRequest
 from deployments.families import schedulers
-from deployments.families.autoencoder import Autoencoder, composite, shrink, to_arrays
+from deployments.families.autoencoder import Autoencoder, shrink, to_arrays
 from deployments.families.base import Family
 from deployments.families.checkpoint import Weights, num_bytes, read_personal, read_pipeline
 from deployments.families.schedulers import SCHEDULERS, SIGMAS
+from deployments.families.source import SourceReader
 from deployments.families.start import Start
+from deployments.families.text_encoder import Conditioning, TextEncoder, num_tokens
+from deployments.families.tiling import edges_joined
+from deployments.families.upscale import LATENT, enlarge_latents, enlarge_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,24 +35,6 @@ if TYPE_CHECKING:
 
 #: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
 _PREVIEW_LATENTS: Final = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioning:
-    """What steers one guidance branch.
-
-    Attributes:
-        text: (1, tokens, width) embedding of the prompt.
-        added: the UNet's ``added_cond_kwargs``, each (1, n); empty for Stable Diffusion 1.
-    """
-
-    text: Tensor
-    added: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of one row, the conditioning part of its ``BatchKey``."""
-        return tuple(tuple(t.shape[1:]) for t in (self.text, *self.added.values()))
 
 
 class LatentDiffusion(Family):
@@ -74,6 +61,7 @@ class LatentDiffusion(Family):
         self.base = pipeline
         self.autoencoder = Autoencoder(pipeline.vae)
         self.device = pipeline.device
+        self._reader = SourceReader(self.autoencoder.factor, config.limits.max_pixels)
 
     @classmethod
     def load(cls, config: ModelConfig, device: str, dtype: str) -> Self:
@@ -105,22 +93,22 @@ class LatentDiffusion(Family):
 
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""
-        params = request.params
         self._check(request, weights)
         source, strength = None, None
         if request.images:
-            assert params.width is not None
-            assert params.height is not None
-            image, mask = request.images[0], request.mask
-            source = self.autoencoder.read(image, mask, params.width, params.height)
-            strength = params.strength
+            source = self._reader.read(request)
+            strength = request.params.strength
             strength = self.config.defaults.strength if strength is None else strength
         branches = self.embed(request, weights.pipeline)
-        start = Start(self.autoencoder, weights.pipeline.unet, params, source, strength)
-        return tuple(
-            self._state(request, index, weights, branches, start)
-            for index in range(params.num_images)
-        )
+        start = Start(self.autoencoder, weights.pipeline.unet, request, source, strength)
+        following = self._following(request, weights)
+        tokens = self._num_tokens(request)
+        states = []
+        for index in range(request.params.num_images):
+            state = self._state(index, weights, branches, start)
+            state.following, state.prompt_tokens = following, tokens
+            states.append(state)
+        return tuple(states)
 
     @abstractmethod
     def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
@@ -132,16 +120,17 @@ class LatentDiffusion(Family):
         branches: list[Conditioning] = [row.state.branches[row.branch] for row in rows]
         inputs = torch.cat([_unet_input(row.state) for row in rows]).to(unet.dtype)
         timesteps = torch.stack([row.state.timesteps[row.state.step].float() for row in rows])
-        predictions: Tensor = unet(
-            inputs,
-            timesteps.to(inputs.device),
-            encoder_hidden_states=torch.cat([branch.text for branch in branches]),
-            added_cond_kwargs={
-                name: torch.cat([branch.added[name] for branch in branches])
-                for name in branches[0].added
-            },
-            return_dict=False,
-        )[0]
+        with edges_joined(unet, is_tiling=rows[0].state.batch_key.is_tiling):
+            predictions: Tensor = unet(
+                inputs,
+                timesteps.to(inputs.device),
+                encoder_hidden_states=torch.cat([branch.text for branch in branches]),
+                added_cond_kwargs={
+                    name: torch.cat([branch.added[name] for branch in branches])
+                    for name in branches[0].added
+                },
+                return_dict=False,
+            )[0]
         return torch.split(predictions.float(), 1)
 
     def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
@@ -153,7 +142,7 @@ class LatentDiffusion(Family):
             prediction = predictions[1] + params.guidance_scale * (prediction - predictions[1])
         timestep, before = state.timesteps[state.step], state.latents
         output = schedulers.step(
-            state.scheduler, prediction, timestep, before, eta=params.eta, generator=state.generator
+            state.scheduler, prediction, timestep, before, params=params, generator=state.generator
         )
         state.latents = output.prev_sample
         if state.request.num_previews:
@@ -163,63 +152,114 @@ class LatentDiffusion(Family):
         if "kept" in state.extra:
             state.latents = _blend(state)
 
+    def follow(self, state: RequestState) -> bool:
+        """Enlarge the first pass's end and noise it for the second, as image-to-image does."""
+        if state.following is None:
+            return False
+        request = state.following.request
+        kept = self._enlarged(state, state.following)
+        scheduler, timesteps = self._walk(request, state.index, request.params.strength)
+        noise = randn_tensor(kept.shape, generator=state.generator, device=kept.device)
+        state.enter(scheduler, timesteps, scheduler.add_noise(kept, noise, timesteps[:1]))
+        return True
+
     def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:
         """Pixels of denoised pictures; see ``Family.decode``."""
-        pixels = self.autoencoder.decode(torch.cat([state.latents for state in states]))
-        finished = [
-            composite(drawn, source) if (source := state.extra["source"]) else drawn
-            for state, drawn in zip(states, torch.split(pixels, 1), strict=True)
+        latents = torch.cat([state.latents for state in states])
+        is_tiling = states[0].batch_key.is_tiling
+        pictures = to_arrays(self.autoencoder.decode(latents, is_tiling=is_tiling))
+        return [
+            source.composite(drawn) if (source := state.extra["source"]) else drawn
+            for state, drawn in zip(states, pictures, strict=True)
         ]
-        return to_arrays(torch.cat(finished))
 
     def preview(self, state: RequestState) -> NDArray[np.float32]:
         """What the last step aimed at, at most 256 pixels wide and high."""
-        latents = state.extra.get("preview", state.latents)
-        return to_arrays(self.autoencoder.decode(shrink(latents, _PREVIEW_LATENTS)))[0]
+        latents = shrink(state.extra.get("preview", state.latents), _PREVIEW_LATENTS)
+        return to_arrays(self.autoencoder.decode(latents, is_tiling=state.batch_key.is_tiling))[0]
 
     def _check(self, request: GenerationRequest, weights: Weights) -> None:
         limit = max(self.config.limits.max_input_images, 1)
         if len(request.images) > limit:
             message = f"{len(request.images)} input pictures; this model takes at most {limit}"
             raise InvalidRequest(message, param="images")
+        check_second_pass(request)
         channels = weights.pipeline.unet.config.in_channels
         if channels != self.base.vae.config.latent_channels and request.mask is None:
             message = "this model only inpaints: it needs an input picture and a mask"
             raise InvalidRequest(message, param="mask")
 
-    def _num_tokens(self, prompt: str) -> int:
-        return len(self.base.tokenizer(prompt, truncation=True).input_ids)
+    def _num_tokens(self, request: GenerationRequest) -> int:
+        encoder = TextEncoder(self.base.tokenizer, self.base.text_encoder)
+        return num_tokens(encoder.chunks(request.prompt, is_weighted=request.is_weighted))
 
-    def _state(
-        self,
-        request: GenerationRequest,
-        index: int,
-        weights: Weights,
-        branches: tuple[Conditioning, ...],
-        start: Start,
-    ) -> RequestState:
+    def _following(self, request: GenerationRequest, weights: Weights) -> Pass | None:
+        """The second pass, its text encoded and its schedule tried before the first begins."""
+        second = second_request(request)
+        if second is None or request.second_pass is None:
+            return None
+        params, factor = second.params, self.autoencoder.factor
+        _, timesteps = self._walk(second, 0, params.strength)
+        branches = self.embed(second, weights.pipeline)
+        channels = weights.pipeline.unet.config.in_channels
+        shape = (channels, (params.height or 0) // factor, (params.width or 0) // factor)
+        return Pass(
+            request=second,
+            upscaler=request.second_pass.upscaler,
+            branches=branches,
+            batch_key=BatchKey(weights.name, shape, branches[0].shapes, params.tiling),
+            tokens=shape[1] * shape[2],
+            num_timesteps=len(timesteps),
+        )
+
+    def _enlarged(self, state: RequestState, following: Pass) -> Tensor:
+        """The clean latents of the first pass at the second one's size."""
+        _, height, width = following.batch_key.latents
+        if following.upscaler in LATENT:
+            return enlarge_latents(state.latents, following.upscaler, height, width)
+        factor = self.autoencoder.factor
+        return enlarge_pixels(
+            self.autoencoder,
+            state.latents,
+            following.upscaler,
+            (width * factor, height * factor),
+            state.generator,
+            is_tiling=following.batch_key.is_tiling,
+        )
+
+    def _walk(
+        self, request: GenerationRequest, index: int, strength: float | None
+    ) -> tuple[Any, Tensor]:
+        """A scheduler of the picture's own, and the timesteps that it walks."""
         params = request.params
         assert params.num_inference_steps is not None
-        seed = picture_seed(request, index)
-        generator = torch.Generator().manual_seed(seed)
         scheduler = schedulers.build(
-            params.scheduler or "", params.sigmas or "", self.base.scheduler.config, seed
+            params.scheduler or "",
+            params.sigmas or "",
+            self.base.scheduler.config,
+            picture_seed(request, index),
         )
-        timesteps = schedulers.walk(scheduler, params.num_inference_steps, start.strength)
-        latents, extra = start.draw(scheduler, timesteps, generator)
+        return scheduler, schedulers.walk(scheduler, params.num_inference_steps, strength)
+
+    def _state(
+        self, index: int, weights: Weights, branches: tuple[Conditioning, ...], start: Start
+    ) -> RequestState:
+        request = start.request
+        generator = torch.Generator().manual_seed(picture_seed(request, index))
+        scheduler, timesteps = self._walk(request, index, start.strength)
+        latents, extra = start.draw(scheduler, timesteps, generator, index)
         shape = (start.unet.config.in_channels, *latents.shape[2:])
         return RequestState(
             request=request,
             index=index,
             weights=weights,
             branches=branches,
-            batch_key=BatchKey(weights.name, shape, branches[0].shapes),
+            batch_key=BatchKey(weights.name, shape, branches[0].shapes, request.params.tiling),
             tokens=shape[1] * shape[2],
             latents=latents,
             generator=generator,
             scheduler=scheduler,
             timesteps=timesteps,
-            prompt_tokens=self._num_tokens(request.prompt),
             extra=extra,
         )
 

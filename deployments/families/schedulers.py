@@ -14,6 +14,8 @@ from deployments.errors import InvalidRequest
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from deployments.types import SamplingParams
+
 #: Name -> diffusers class and the options that make it that sampler. ``clip_sample`` is off
 #: because latents exceed -1..1; PNDM skips its Runge-Kutta warm-up as every SD checkpoint does.
 SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -115,12 +117,19 @@ def step(
     timestep: Tensor,
     latents: Tensor,
     *,
-    eta: float,
+    params: SamplingParams,
     generator: Generator,
 ) -> Any:
-    """The scheduler's step output; ``eta`` and ``generator`` go to those that take them."""
+    """The scheduler's step output; the generator and the knobs of ``params`` that it takes."""
+    given = {
+        "generator": generator,
+        "eta": params.eta,
+        "s_churn": params.s_churn,
+        "s_tmin": params.s_tmin,
+        "s_tmax": math.inf if params.s_tmax is None else params.s_tmax,
+        "s_noise": params.s_noise,
+    }
     accepted = inspect.signature(scheduler.step).parameters
-    given = {"eta": eta, "generator": generator}
     kwargs = {key: value for key, value in given.items() if key in accepted}
     return scheduler.step(prediction, timestep, latents, **kwargs)
 

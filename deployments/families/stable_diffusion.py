@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deployments.families.latent_diffusion import Conditioning, LatentDiffusion
+from deployments.families.latent_diffusion import LatentDiffusion
+from deployments.families.text_encoder import Conditioning, TextEncoder, padded
 
 if TYPE_CHECKING:
     from deployments.types import GenerationRequest
@@ -23,10 +24,13 @@ class StableDiffusion(LatentDiffusion):
     personal = ("unet", "text_encoder")
 
     def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
-        """(1, 77, width) per branch; longer prompts are cut at 77 tokens, as diffusers does."""
+        """(1, 77 k, width) per branch; ``clip_skip`` picks the layer, its norm the last one's."""
+        encoder = TextEncoder(pipeline.tokenizer, pipeline.text_encoder)
         is_guided = (request.params.guidance_scale or 0) > 1
-        prompt, negative = pipeline.encode_prompt(
-            request.prompt, self.device, 1, is_guided, request.negative_prompt or None
+        prompts = (request.prompt, request.negative_prompt)[: 2 if is_guided else 1]
+        texts = [encoder.chunks(prompt, is_weighted=request.is_weighted) for prompt in prompts]
+        layer = request.params.clip_skip
+        return tuple(
+            Conditioning(text=encoder.encode(chunks, layer, is_normed=True)[1])
+            for chunks in padded(texts)
         )
-        texts = (prompt, negative) if is_guided else (prompt,)
-        return tuple(Conditioning(text=text) for text in texts)

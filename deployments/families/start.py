@@ -8,11 +8,14 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch.nn.functional import interpolate
 
+from deployments.families.noise import first_noise
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from deployments.families.autoencoder import Autoencoder, Source
-    from deployments.types import SamplingParams
+    from deployments.families.autoencoder import Autoencoder
+    from deployments.families.source import Source
+    from deployments.types import GenerationRequest
 
 
 class Start:
@@ -27,14 +30,16 @@ class Start:
         self,
         autoencoder: Autoencoder,
         unet: Any,
-        params: SamplingParams,
+        request: GenerationRequest,
         source: Source | None,
         strength: float | None,
     ) -> None:
+        params = request.params
         assert params.width is not None
         assert params.height is not None
         self.autoencoder = autoencoder
         self.unet = unet
+        self.request = request
         self.source = source
         self.strength = strength
         self.is_pure_noise = source is None or (source.mask is not None and strength == 1)
@@ -43,41 +48,63 @@ class Start:
         self.has_mask_channels = unet.config.in_channels != channels
         self._input = self._masked = None
         if source is not None and not (self.is_pure_noise and self.has_mask_channels):
-            self._input = autoencoder.encode(source.pixels)
+            pixels = source.pixels if source.natural is None else source.natural
+            self._input = autoencoder.encode(pixels, is_tiling=params.tiling)
         if source is not None and source.mask is not None and self.has_mask_channels:
-            self._masked = autoencoder.encode(source.pixels * (1 - source.redrawn))
+            kept = source.pixels * (1 - source.redrawn)
+            self._masked = autoencoder.encode(kept, is_tiling=params.tiling)
 
     def draw(
-        self, scheduler: Any, timesteps: Tensor, generator: Generator
+        self, scheduler: Any, timesteps: Tensor, generator: Generator, index: int
     ) -> tuple[Tensor, dict[str, Any]]:
         """First latents (1, channels, h, w) and what the later steps need besides.
 
         ``extra`` holds ``source``; while inpainting also ``kept``, ``noise`` and ``redrawn`` for
         blending, or ``channels`` for a UNet that takes the mask itself.
         """
-        kept = None
-        if self._input is not None:
-            kept = self.autoencoder.sample(self._input, generator)
-        noise = randn_tensor(self.shape, generator=generator, device=self._device)
-        if self.is_pure_noise:
+        kept = self._kept(generator)
+        factor = self.autoencoder.factor
+        noise = first_noise(self.shape, factor, self.request, index, generator).to(self._device)
+        if kept is None or self.is_pure_noise:
             latents = noise * scheduler.init_noise_sigma
         else:
-            latents = scheduler.add_noise(kept, noise, timesteps[:1])
+            more = noise * self.request.params.noise_multiplier
+            latents = scheduler.add_noise(self._filled(kept, noise), more, timesteps[:1])
         extra: dict[str, Any] = {"source": self.source}
         if self.source is not None and self.source.mask is not None:
             extra |= self._mask_extra(kept, noise, generator)
         return latents, extra
 
+    def _kept(self, generator: Generator) -> Tensor | None:
+        """The input's latents; those of another size are resized to the picture's."""
+        if self._input is None:
+            return None
+        kept = self.autoencoder.sample(self._input, generator)
+        if kept.shape != self.shape:
+            kept = interpolate(kept, self.shape[2:], mode="bilinear")
+        return kept
+
+    def _filled(self, kept: Tensor, noise: Tensor) -> Tensor:
+        """The input's latents with ``masked_content`` under the mask."""
+        content = self.request.masked_content
+        if self.source is None or self.source.mask is None or content == "original":
+            return kept
+        redrawn = self._redrawn(self.source)
+        return kept * (1 - redrawn) + (noise * redrawn if content == "noise" else 0)
+
     def _mask_extra(
         self, kept: Tensor | None, noise: Tensor, generator: Generator
     ) -> dict[str, Any]:
         assert self.source is not None
-        redrawn = interpolate(self.source.redrawn, self.shape[2:]).to(self._device)
+        redrawn = self._redrawn(self.source)
         if self._masked is not None:
             masked = self.autoencoder.sample(self._masked, generator)
             return {"channels": torch.cat([redrawn, masked], dim=1)}
         randn_tensor(self.shape, generator=generator)  # the masked input's, unused here
         return {"kept": kept, "noise": noise, "redrawn": redrawn}
+
+    def _redrawn(self, source: Source) -> Tensor:
+        return interpolate(source.redrawn, self.shape[2:]).to(self._device)
 
     @property
     def _device(self) -> torch.device:

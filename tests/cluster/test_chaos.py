@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.server import Server, fake_application
+from tests.cluster.server import Server, embedded_config, fake_application
 
 NUM_JOBS = 12
 STEPS = 100
@@ -20,23 +20,21 @@ STEP_SECONDS = 0.15
 
 
 def config() -> dict[str, Any]:
+    """The embedded configuration's gateway, with short leases, over one fake model."""
+    config = embedded_config()
+    gateway = config["applications"][0]
+    gateway["args"] = {"lease_seconds": 4}
     return {
-        "proxy_location": "HeadOnly",
+        **config,
         "applications": [
-            {
-                "name": "gateway",
-                "route_prefix": "/",
-                "import_path": "router.app:build",
-                "args": {"lease_seconds": 4},
-                "deployments": [
-                    {
-                        "name": "Ingress",
-                        "health_check_period_s": 2,
-                        "ray_actor_options": {"num_cpus": 0},
-                    }
-                ],
-            },
-            fake_application("fake", step_seconds=STEP_SECONDS),
+            gateway,
+            # Without guidance, twelve pictures of 512 x 512 share every forward pass.
+            fake_application(
+                "fake",
+                step_seconds=STEP_SECONDS,
+                max_batch_tokens=65536,
+                defaults={"guidance_scale": 1.0},
+            ),
         ],
     }
 
@@ -82,7 +80,13 @@ def submit_image_job(url: str, seed: int) -> str:
 
 def generate_until_answered(url: str, seed: int) -> dict[str, Any]:
     """What a careful client does: the same key again until there is an answer."""
-    body = {"prompt": f"chaos {seed}", "seed": seed, "num_inference_steps": STEPS, "model": "fake"}
+    body = {
+        "prompt": f"chaos {seed}",
+        "seed": seed,
+        "num_inference_steps": STEPS,
+        "model": "fake",
+        "guidance_scale": 1,
+    }
     for _ in range(600):
         try:
             response = httpx.post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from io import BytesIO
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms
 from safetensors.numpy import load
 
 from deployments.errors import InvalidImage
-from deployments.pictures import decode_image, decode_mask, encode, encode_preview
+from deployments.pictures import decode_image, decode_mask, encode, encode_preview, shrink
 
 
 def saved(image: Image.Image, output_format: str = "png", **options: Any) -> bytes:
@@ -202,3 +203,67 @@ def test_encode_clips_what_is_out_of_range() -> None:
 def test_encode_preview_is_a_small_jpeg(height: int, size: tuple[int, int]) -> None:
     decoded = Image.open(BytesIO(encode_preview(gradient(height, height // 2))))
     assert (decoded.format, decoded.size) == ("JPEG", size)
+
+
+TEXTS = (("parameters", "a cat\nSteps: 4"), ("prompt", "猫 и кот"))
+
+
+def test_encode_keeps_texts_in_png() -> None:
+    data = encode(gradient(), "png", texts=TEXTS)
+    assert Image.open(BytesIO(data)).text == dict(TEXTS)
+    assert b"tEXtparameters\0a cat" in data
+    assert b"iTXtprompt\0" in data
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_encode_keeps_parameters_as_the_exif_comment(output_format: Any) -> None:
+    data = encode(gradient(), output_format, texts=(("parameters", "猫: 4"), ("prompt", "no")))
+    exif = Image.open(BytesIO(data)).getexif().get_ifd(0x8769)
+    assert exif[0x9286] == b"UNICODE\0" + "猫: 4".encode("utf-16-be")
+
+
+@pytest.mark.parametrize("texts", [(), (("prompt", "a"),), (("parameters", "x" * 40_000),)])
+def test_encode_leaves_out_what_a_jpeg_cannot_hold(texts: Any) -> None:
+    assert encode(gradient(), "jpeg", texts=texts) == encode(gradient(), "jpeg")
+
+
+def test_encode_keeps_texts_in_safetensors() -> None:
+    data = encode(gradient(), "safetensors", texts=TEXTS)
+    length = int.from_bytes(data[:8], "little")
+    assert json.loads(data[8 : 8 + length])["__metadata__"] == dict(TEXTS)
+
+
+def test_shrink_leaves_what_is_not_far_too_large() -> None:
+    for size in ((640, 480), (2000, 2000), (4000, 1500)):
+        data = saved(Image.new("RGB", size), "jpeg")
+        assert shrink(data, 512 if size[0] < 4000 else 1024, 1024) is data
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((3000, 2000), (1536, 1024)), ((2000, 3000), (1024, 1536)), ((9000, 1100), (8378, 1024))],
+)
+def test_shrink_covers_twice_the_size_in_the_picture_s_shape(size: Any, expected: Any) -> None:
+    data = shrink(saved(Image.new("RGB", size, (9, 99, 200)), "jpeg"), 512, 512)
+    image = decode_image(data)
+    assert image.size == expected
+    assert np.abs(np.subtract(image.getpixel((0, 0)), (9, 99, 200))).max() <= 1
+
+
+def test_shrink_turns_a_photo_upright_first() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = shrink(saved(Image.new("RGB", (3000, 2000)), "jpeg", exif=exif), 512, 1024)
+    assert decode_image(data).size == (1365, 2048)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", png_header(9000, 9000), png_header(3000, 3000)]
+)
+def test_shrink_leaves_what_decode_refuses(data: bytes) -> None:
+    assert shrink(data, 512, 512) is data
+
+
+def test_shrink_leaves_a_strip_that_is_long_but_narrow() -> None:
+    data = saved(Image.new("RGB", (9000, 600)), "jpeg")
+    assert shrink(data, 512, 512) is data

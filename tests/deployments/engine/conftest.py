@@ -124,7 +124,7 @@ def ask() -> Callable[..., Heard]:
 def _request(prompt: str, **knobs: Any) -> GenerationRequest:
     outer = {
         name: knobs.pop(name)
-        for name in ("weights", "images", "mask", "num_previews")
+        for name in ("weights", "images", "mask", "num_previews", "second_pass")
         if name in knobs
     }
     known = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 1.0}

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deployments.config import ModelConfig
 from deployments.engine.engine import Engine
 from deployments.engine.events import Stepped
 from deployments.engine.inline import InlineRunner
 from deployments.errors import Cancelled, Conflict, InvalidRequest, ModelNotReady
-from deployments.types import GenerationRequest, Load
+from deployments.families.fake import FakeFamily
+from deployments.types import GenerationRequest, Load, SecondPass
 
 
 def pixels_of(heard: Any) -> list[Any]:
@@ -294,3 +296,59 @@ def test_listener_that_raises_ends_its_own_request_only(
     gated.open_gate()
     other.finished()
     assert not engine.cancel("broken")
+
+
+def test_second_pass_counts_its_steps_and_shows_previews(build_engine: Any, ask: Any) -> None:
+    second = SecondPass(width=128, height=96, strength=0.5, num_inference_steps=8)
+    heard = ask(build_engine(), "a", num_images=2, num_previews=3, second_pass=second)
+    assert [pixels.shape for pixels in pixels_of(heard)] == [(96, 128, 3)] * 2
+    assert {event.num_steps for event in heard.steps} == {16}
+    steps = [event.step for event in heard.steps]
+    assert steps == sorted(steps)
+    assert steps[-1] == 16
+    previews = [event.preview for event in heard.steps if event.preview is not None]
+    assert [preview.shape for preview in previews] == [(8, 8, 3), (12, 16, 3), (12, 16, 3)]
+
+
+def test_pictures_in_their_second_pass_share_with_first_passes(
+    build_engine: Any, ask: Any, gated: Any
+) -> None:
+    engine = build_engine(runner=gated)
+    second = SecondPass(width=128, height=128, strength=1.0, num_inference_steps=4)
+    ours = ask(engine, "a", num_inference_steps=1, second_pass=second)
+    gated.wait()
+    large = ask(engine, "b", width=128, height=128, num_inference_steps=4)
+    gated.open_gate()
+    assert ours.finished().max_batch_rows == large.finished().max_batch_rows == 2
+
+
+def test_a_second_pass_that_cannot_begin_fails_its_request_alone(
+    build_engine: Any, ask: Any
+) -> None:
+    class Failing(FakeFamily):
+        def follow(self, state: Any) -> bool:
+            if state.following is not None:
+                raise RuntimeError("/srv/secret")
+            return super().follow(state)
+
+    engine = build_engine(family=Failing(ModelConfig(family="fake")))
+    ours = ask(engine, "a", second_pass=SecondPass(width=128, height=128))
+    other = ask(engine, "b")
+    assert ours.error().message == "the model failed while enlarging the request"
+    assert len(other.finished().pictures) == 1
+
+
+def test_load_counts_the_second_pass(build_engine: Any, ask: Any, gated: Any) -> None:
+    engine = build_engine(runner=gated)
+    second = SecondPass(width=128, height=128, strength=0.5, num_inference_steps=8)
+    ask(engine, "a", second_pass=second)
+    gated.wait()
+    assert engine.load().work == 4 * 64 + 4 * 256
+    ask(engine, "b", second_pass=second)
+    assert engine.load().work == 2 * (4 * 64 + 4 * 256)
+
+
+def test_pictures_tell_the_seed_that_variations_keep(build_engine: Any, ask: Any) -> None:
+    varied = {"variation_seed": 3, "variation_strength": 0.5}
+    finished = ask(build_engine(), "a", num_images=2, seed=5, **varied).finished()
+    assert [picture.seed for picture in finished.pictures] == [5, 5]

@@ -97,19 +97,17 @@ def stock_all(
     if "XL" not in pipeline_class.__name__:
         pipeline.safety_checker = None
     seeds = [params.seed + k for k in range(params.num_images)]
-    pictures = pipeline(
-        request.prompt,
-        **inputs,
-        **size,
-        negative_prompt=request.negative_prompt or None,
-        num_images_per_prompt=params.num_images,
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        eta=params.eta,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="np",
-    ).images
-    return 255 * pictures
+    options = {
+        "negative_prompt": request.negative_prompt or None,
+        "num_images_per_prompt": params.num_images,
+        "num_inference_steps": params.num_inference_steps,
+        "guidance_scale": params.guidance_scale,
+        "eta": params.eta,
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+        "output_type": "np",
+    }
+    pictures = pipeline(request.prompt, **{**options, **size, **inputs}).images
+    return pictures if inputs.get("output_type") == "latent" else 255 * pictures
 
 
 def inpainted(drawn: np.ndarray, image: Image.Image, gray: Image.Image) -> np.ndarray:

@@ -16,7 +16,7 @@ from deployments.engine.state import RequestState, Row
 from deployments.errors import InvalidRequest
 from deployments.families import family_class
 from deployments.families.fake import FakeFamily
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, SamplingParams, SecondPass
 
 
 def family(**config: Any) -> FakeFamily:
@@ -24,7 +24,8 @@ def family(**config: Any) -> FakeFamily:
 
 
 def request(prompt: str = "a cat", **knobs: Any) -> GenerationRequest:
-    outer = {name: knobs.pop(name) for name in ("images", "mask") if name in knobs}
+    fields = GenerationRequest.__dataclass_fields__
+    outer = {name: knobs.pop(name) for name in list(knobs) if name in fields}
     known = {"width": 64, "height": 48, "num_inference_steps": 4, "guidance_scale": 3.0}
     params = SamplingParams(**{"seed": 1, "scheduler": "Euler", "sigmas": "normal"} | known | knobs)
     return GenerationRequest(prompt=prompt, params=params, **outer)
@@ -39,6 +40,8 @@ def run(fake: FakeFamily, states: tuple[RequestState, ...]) -> list[Any]:
             own = [p for row, p in zip(rows, predictions, strict=True) if row.state is state]
             fake.advance(state, own)
             state.step += 1
+            if state.is_denoised:
+                fake.follow(state)
     return fake.decode(states)
 
 
@@ -161,7 +164,7 @@ from deployments.config import ModelConfig
 from deployments.engine.engine import Engine
 from deployments.engine.inline import InlineRunner
 from deployments.families.fake import FakeFamily
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, SamplingParams, SecondPass
 
 engine = Engine(FakeFamily(ModelConfig(family="fake")), InlineRunner())
 engine.start()
@@ -172,3 +175,49 @@ time.sleep(30)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
     assert ran.returncode == 1
     assert b"Error" not in ran.stderr
+
+
+def test_second_pass_has_the_final_size_and_its_own_prompt() -> None:
+    second = SecondPass(width=128, height=96, strength=0.5)
+    own = SecondPass(width=128, height=96, strength=0.5, prompt="a dog")
+    pictures = [draw(request(second_pass=given))[0] for given in (second, own)]
+    (large,) = draw(request(width=128, height=96))
+    assert pictures[0].shape == (96, 128, 3)
+    assert np.abs(pictures[0] - large).max() < 1e-4
+    assert np.abs(pictures[1] - large).mean() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        pytest.param({"second_pass": SecondPass(width=64, height=64, upscaler="x")}, "'x'", id="x"),
+        pytest.param(
+            {"second_pass": SecondPass(width=64, height=64), "images": (png((1, 2, 3)),)},
+            "text-to-image only",
+            id="input",
+        ),
+    ],
+)
+def test_second_pass_is_refused(knobs: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        draw(request(**knobs))
+
+
+def test_variations_differ_by_their_variation_seed() -> None:
+    varied = {"variation_seed": 5, "variation_strength": 0.1}
+    first, second = draw(request(num_images=2, **varied))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(second, draw(request(**varied | {"variation_seed": 6}))[0])
+
+
+def test_padding_redraws_a_box_and_keeps_the_input_s_size() -> None:
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (8, 8, 24, 24))
+    buffer = BytesIO()
+    mask.save(buffer, "png")
+    box = {"images": (png((200, 100, 0)),), "mask": buffer.getvalue(), "mask_padding": 0}
+    (pixels,) = draw(request(width=96, height=96, **box))
+    assert pixels.shape == (48, 64, 3)
+    kept = np.asarray(mask) == 0
+    assert np.allclose(pixels[kept], np.array([200, 100, 0]) / 255, atol=1e-3)
+    assert np.abs(pixels[~kept] - np.array([200, 100, 0]) / 255).mean() > 0.01

@@ -1,0 +1,136 @@
+"""One replica's host over the fake family: no Ray, no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from deployments.config import ModelConfig
+from deployments.errors import AtelierError, Cancelled, NumericalFailure
+from deployments.host import ModelHost
+from deployments.types import GenerationRequest, GenerationResult, Progress, SamplingParams
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[ModelHost]:
+    host = ModelHost(
+        ModelConfig(family="fake", step_seconds=0.01, personal={"ann": "x"}, aliases=("alias",)),
+        "fake-model",
+        max_ongoing_requests=7,
+    )
+    yield host
+    host.close()
+
+
+def request(prompt: str = "a star", steps: int = 5, **fields: object) -> GenerationRequest:
+    params = SamplingParams(
+        width=64,
+        height=48,
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        strength=0.8,
+        scheduler="Euler",
+        sigmas="normal",
+        seed=1,
+    )
+    return GenerationRequest(prompt=prompt, params=params, **fields)  # type: ignore[arg-type]
+
+
+async def test_generate_tells_progress_and_then_the_result(host: ModelHost) -> None:
+    news = [item async for item in host.generate("r", request(steps=40))]
+    *progress, result = news
+    assert all(isinstance(item, Progress) for item in progress)
+    assert progress
+    assert isinstance(result, GenerationResult)
+    picture = result.images[0]
+    image = Image.open(io.BytesIO(picture.data))
+    assert (image.format, image.size, picture.seed) == ("PNG", (64, 48), 1)
+    assert result.model == "fake-model"
+
+
+async def test_every_preview_is_told(host: ModelHost) -> None:
+    news = [item async for item in host.generate("r", request(num_previews=2))]
+    previews = [item.preview for item in news if isinstance(item, Progress) and item.preview]
+    assert len(previews) == 2
+    assert all(Image.open(io.BytesIO(data)).format == "JPEG" for data in previews)
+
+
+async def test_closing_the_iterator_cancels(host: ModelHost) -> None:
+    news = host.generate("r", request(steps=150))
+    await anext(news)
+    await news.aclose()  # type: ignore[attr-defined]
+    await asyncio.sleep(0.1)
+    assert (await host.load()).num_running == 0
+
+
+async def test_cancel_stops_every_request_of_a_prefix(host: ModelHost) -> None:
+    async def run(request_id: str) -> None:
+        async for _ in host.generate(request_id, request(steps=150)):
+            pass
+
+    runs = [asyncio.create_task(run(name)) for name in ("job.1.0", "job.1.1", "other.1.0")]
+    await asyncio.sleep(0.1)
+    assert await host.cancel("job.") == 2
+    ended = await asyncio.gather(*runs[:2], return_exceptions=True)
+    assert [type(error) for error in ended] == [Cancelled, Cancelled]
+    assert await host.cancel("other.") == 1
+    with pytest.raises(Cancelled):
+        await runs[2]
+
+
+async def test_a_failure_is_raised_as_it_is(host: ModelHost) -> None:
+    with pytest.raises(NumericalFailure):
+        async for _ in host.generate("r", request("fail:nan")):
+            pass
+
+
+async def test_the_card_tells_family_and_configuration(host: ModelHost) -> None:
+    card = await host.card()
+    assert (card.id, card.aliases, card.weights) == ("fake-model", ("alias",), ("ann",))
+    assert (card.max_ongoing_requests, card.device) == (7, "cpu")
+
+
+async def test_a_host_whose_engine_ended_is_not_healthy(host: ModelHost) -> None:
+    await host.check_health()
+    host.close()
+    with pytest.raises(AtelierError, match="engine"):
+        await host.check_health()
+
+
+async def test_texts_go_into_the_picture_that_they_are_for(host: ModelHost) -> None:
+    texts = ((("parameters", "first"),), (("parameters", "second"), ("more", "\u732b")))
+    asked = request(texts=texts)
+    asked = replace(asked, params=replace(asked.params, num_images=3))
+    *_, result = [item async for item in host.generate("r", asked)]
+    assert isinstance(result, GenerationResult)
+    kept = [Image.open(io.BytesIO(image.data)).text for image in result.images]  # type: ignore[attr-defined]
+    assert kept == [{"parameters": "first"}, {"parameters": "second", "more": "\u732b"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        pytest.param({}, (64, 48), id="shrunk"),
+        pytest.param({"mask_padding": 8}, (2400, 2000), id="needed at its own size"),
+    ],
+)
+async def test_a_large_input_is_drawn_over(
+    host: ModelHost, fields: dict[str, object], size: tuple[int, int]
+) -> None:
+    file, gray = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (2400, 2000), (10, 200, 30)).save(file, "PNG")
+    mask = Image.new("L", (2400, 2000))
+    mask.paste(255, (0, 0, 1200, 2000))
+    mask.save(gray, "PNG")
+    asked = request(images=(file.getvalue(),), mask=gray.getvalue(), **fields)
+    *_, result = [item async for item in host.generate("r", asked)]
+    assert isinstance(result, GenerationResult)
+    picture = Image.open(io.BytesIO(result.images[0].data))
+    assert picture.size == size == (result.images[0].width, result.images[0].height)
+    assert picture.getpixel((size[0] - 1, 0)) == (10, 200, 30)
+    assert picture.getpixel((0, 0)) != (10, 200, 30)
