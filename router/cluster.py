@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 #: Seconds between looks at what Serve runs: while something starts, and when all is up.
 STARTING_SECONDS: Final = 0.5
 READY_SECONDS: Final = 2.0
+#: Seconds that replicas have to answer a call to all of them.
+BROADCAST_SECONDS: Final = 10.0
 #: Deployments that host a model; an application with none of them is not a model.
 HOSTS: Final = ("ModelHost", "GeminiHost")
 
@@ -74,11 +76,15 @@ class ServeModels(Models):
         ended = False
         try:
             async for item in stream:
+                if isinstance(item, AtelierError):
+                    raise item
                 yield item
             ended = True
         except RayTaskError as error:
             raise _cause(error) from None
-        except RayActorError as error:
+        except TaskCancelledError as error:
+            raise WorkerUnavailable(str(error)) from error
+        except RayError as error:  # the actor, its node, or the result with the node
             raise WorkerDied(str(error)) from error
         except (
             BackPressureError,
@@ -90,26 +96,37 @@ class ServeModels(Models):
             if not ended:
                 stream.cancel()
 
+    async def cancel(self, model: str, prefix: str) -> None:
+        """Tell every replica of the model; this passes Serve's limit of ongoing requests."""
+        if model in self._handles:
+            await self._broadcast(model, "cancel", prefix)
+
     async def loads(self) -> Mapping[str, Load]:
         """Ask every replica of every ready model."""
         names = [status.id for status in self.statuses() if status.is_ready]
         loads = await asyncio.gather(*(self._broadcast(name, "load") for name in names))
-        return {name: _sum(replicas) for name, replicas in zip(names, loads, strict=True)}
+        answers = zip(names, loads, strict=True)
+        return {name: _sum(replicas) for name, replicas in answers if replicas}
 
     async def evict(self) -> Evicted:
         """Ask every replica of every ready model."""
         names = [status.id for status in self.statuses() if status.is_ready]
         answers = await asyncio.gather(*(self._broadcast(name, "evict") for name in names))
-        evicted: list[Evicted] = [answer for replicas in answers for answer in replicas]
+        evicted: list[tuple[str, Evicted]] = [
+            (name, answer)
+            for name, replicas in zip(names, answers, strict=True)
+            for answer in replicas
+        ]
         return Evicted(
-            weights=tuple(name for answer in evicted for name in answer.weights),
-            num_bytes=sum(answer.num_bytes for answer in evicted),
+            # The base model's own weights have no name but the model's.
+            weights=tuple(own or name for name, answer in evicted for own in answer.weights),
+            num_bytes=sum(answer.num_bytes for _, answer in evicted),
         )
 
-    async def _broadcast(self, name: str, method: str) -> list[Any]:
+    async def _broadcast(self, name: str, method: str, *args: object) -> list[Any]:
         try:
-            response = self._handles[name].broadcast(method)
-            return list(await response.results_async())
+            response = self._handles[name].broadcast(method, *args)
+            return list(await asyncio.wait_for(response.results_async(), BROADCAST_SECONDS))
         except Exception as error:
             logger.warning("model=%s %s was not answered: %s", name, method, error)
             return []
@@ -134,7 +151,10 @@ class ServeModels(Models):
             num_replicas = (
                 overview.deployments[host].replica_states.get("RUNNING", 0) if host else 0
             )
-            card = await self._card(name, overview.last_deployed_time_s, num_replicas)
+            # NOTE: Serve tells the new time of deployment while the old replicas still answer.
+            is_settled = overview.status == "RUNNING"
+            deployed_at = overview.last_deployed_time_s if is_settled else None
+            card = await self._card(name, deployed_at, num_replicas)
             statuses[name] = ModelStatus(
                 id=name, card=card, num_replicas=num_replicas, message=overview.status
             )
@@ -143,8 +163,10 @@ class ServeModels(Models):
             self._deployed_at.pop(gone, None)
         self._statuses = statuses
 
-    async def _card(self, name: str, deployed_at: float, num_replicas: int) -> ModelCard | None:
-        """The model's card, asked for again when it was deployed again."""
+    async def _card(
+        self, name: str, deployed_at: float | None, num_replicas: int
+    ) -> ModelCard | None:
+        """The model's card, asked for again when it was deployed again; None is right now."""
         known = self._statuses[name].card if name in self._statuses else None
         is_current = known is not None and self._deployed_at.get(name) == deployed_at
         if is_current or num_replicas == 0:
@@ -156,7 +178,8 @@ class ServeModels(Models):
             logger.warning("model=%s gave no card, trying again: %s", name, error)
             return known
         self._handles[name] = handle
-        self._deployed_at[name] = deployed_at
+        if deployed_at is not None:
+            self._deployed_at[name] = deployed_at
         return card
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from deployments.errors import (
@@ -20,28 +21,31 @@ from deployments.errors import (
     StorageFailure,
     UnknownModel,
 )
-from deployments.types import GenerationRequest, GenerationResult, Load, Progress
+from deployments.types import GenerationRequest, Load
+from router.attempt import Attempt
 from router.events import EventHub
 from router.job import (
     Job,
     JobError,
     JobImage,
-    JobProgress,
     JobStatus,
     StoredRequest,
     output_key,
     restore_request,
 )
 from router.models import Models, WorkerDied, WorkerUnavailable
+from router.scripts import find_script
 from router.store.images import ImageStore
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between writes of a job's progress to the store.
-PROGRESS_SECONDS: Final = 0.2
+#: Seconds between looks for interruptions.
+INTERRUPT_SECONDS: Final = 0.25
 #: Seconds between looks for jobs that no wake-up announced (other replicas', delayed ones).
 IDLE_SECONDS: Final = 1.0
+#: Seconds between questions to the models how busy they are.
+WEIGH_SECONDS: Final = 5.0
 #: Seconds before a job whose worker died, or was not there, is tried again; the latter doubles.
 RETRY_SECONDS: Final = 1.0
 MAX_RETRY_SECONDS: Final = 60.0
@@ -75,22 +79,25 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._jobs_per_replica = jobs_per_replica
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._num_running: dict[str, int] = {}
         self._wakers: dict[str, asyncio.Event] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: tuple[asyncio.Task[None], ...] = ()
 
     # -- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to claim, within the running event loop."""
-        self._keeper = asyncio.create_task(self._keep())
+        self._keepers = (
+            asyncio.create_task(self._keep()),
+            asyncio.create_task(self._weigh()),
+            asyncio.create_task(self._heed_interrupts()),
+        )
 
     async def stop(self) -> None:
         """Stop claiming and give running jobs back to the queue."""
-        tasks = [*self._loops.values(), *self._running.values()]
-        if self._keeper:
-            tasks.append(self._keeper)
+        tasks = [*self._keepers, *self._loops.values(), *self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -109,6 +116,11 @@ class Dispatcher:
         if task := self._running.get(job_id):
             task.cancel()
 
+    def interrupt(self, job_id: str) -> None:
+        """End a running job with the pictures that it has."""
+        if attempt := self._attempts.get(job_id):
+            attempt.interrupt()
+
     # -- claiming -------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
@@ -124,17 +136,38 @@ class Dispatcher:
                 )
                 for model in {model for model, _ in counts}:
                     self.wake(model)
-                self.loads = await self._models.loads()
             except AtelierError as error:
                 logger.warning("upkeep of jobs failed, trying again: %s", error)
             except Exception:
                 logger.exception("upkeep of jobs failed, trying again")
             await asyncio.sleep(IDLE_SECONDS)
 
+    async def _weigh(self) -> None:
+        """Ask the models how busy they are; one that is slow to answer holds up nothing else."""
+        while True:
+            try:
+                self.loads = await self._models.loads()
+            except Exception as error:
+                logger.warning("the models' loads are not known: %s", error)
+            await asyncio.sleep(WEIGH_SECONDS)
+
+    async def _heed_interrupts(self) -> None:
+        """Learn of interruptions that were asked of other replicas."""
+        while True:
+            await asyncio.sleep(INTERRUPT_SECONDS)
+            if self._running:
+                with suppress(StorageFailure):
+                    for job_id in await self._jobs.interrupted(self.worker):
+                        self.interrupt(job_id)
+
     def _serve(self, model: str) -> None:
         if model not in self._loops:
             self._wakers[model] = asyncio.Event()
-            self._loops[model] = asyncio.create_task(self._claim_jobs_of(model))
+            # NOTE: in a context of its own: in a request's, Serve would take every later job's
+            # calls for that request's, and cancel them all when its client hangs up.
+            self._loops[model] = asyncio.create_task(
+                self._claim_jobs_of(model), context=contextvars.Context()
+            )
 
     async def _claim_jobs_of(self, model: str) -> None:
         waker = self._wakers[model]
@@ -159,11 +192,12 @@ class Dispatcher:
             if status.id == model and status.card is not None:
                 each = self._jobs_per_replica or status.card.max_ongoing_requests
                 return each * max(1, status.num_replicas)
-        return 1
+        return 0  # it has not started: its jobs wait, and lose no attempt by it
 
     def _begin(self, claim: Claim) -> None:
         job = claim.job
-        self._num_running[job.model] = self._num_running.get(job.model, 0) + 1
+        running = self._num_running.get(job.model, 0)
+        self._num_running[job.model] = running + len(job.requests)
         task = asyncio.create_task(self._run(claim))
         self._running[job.id] = task
         task.add_done_callback(lambda _: self._end(job, task))
@@ -171,7 +205,8 @@ class Dispatcher:
     def _end(self, job: Job, task: asyncio.Task[None]) -> None:
         if self._running.get(job.id) is task:
             del self._running[job.id]
-        self._num_running[job.model] -= 1
+            self._attempts.pop(job.id, None)
+        self._num_running[job.model] -= len(job.requests)
         self._wakers[job.model].set()
 
     # -- running --------------------------------------------------------------------------------
@@ -180,9 +215,21 @@ class Dispatcher:
         job = claim.job
         logger.info("job_id=%s in_progress model=%s attempt=%d", job.id, job.model, job.attempts)
         try:
-            told = await self._jobs.progress(job.id) if job.attempts > 1 else None
-            run = _Run(claim, self._jobs, self._events, self._lease_seconds, told)
-            outcome = await run.while_leased(self._outcome(job, run))
+            told = None
+            if job.attempts > 1:
+                # An earlier gateway may have died and left the job's requests running.
+                await self._models.cancel(job.model, f"{job.id}.")
+                told = await self._jobs.progress(job.id)
+            attempt = Attempt(
+                claim=claim,
+                models=self._models,
+                jobs=self._jobs,
+                events=self._events,
+                lease_seconds=self._lease_seconds,
+                told=told,
+            )
+            self._attempts[job.id] = attempt
+            outcome = await attempt.while_leased(self._outcome(job, attempt))
         except LeaseLost:
             logger.info("job_id=%s is no longer ours", job.id)
         except asyncio.CancelledError:
@@ -193,45 +240,34 @@ class Dispatcher:
         except (WorkerUnavailable, ModelNotReady, Overloaded, UnknownModel) as error:
             delay = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2 ** (job.attempts - 1))
             await self._release(claim, f"no worker takes it: {error}", delay=delay)
+        except StorageFailure as error:
+            await self._release(claim, f"the store is out of reach: {error}", delay=RETRY_SECONDS)
         else:
             await self._finish(claim, outcome)
 
-    async def _outcome(self, job: Job, run: _Run) -> Outcome:
+    async def _outcome(self, job: Job, attempt: Attempt) -> Outcome:
         """What came of a job; raises only what another try may mend."""
         try:
+            script = find_script(job.details.get("script", ""))
             requests = await asyncio.gather(*(self._restore(s) for s in job.requests))
-            run.num_steps = sum(_num_steps(request) for request in requests)
-            async with asyncio.TaskGroup() as tasks:
-                results = [
-                    tasks.create_task(self._generate(job, run, index, request))
-                    for index, request in enumerate(requests)
-                ]
-            return await self._keep_images(job, [task.result() for task in results])
+            await attempt.perform(script, requests, job.details.get("script_args", {}))
+            return await self._keep_images(job, attempt)
         except BaseExceptionGroup as group:
             return _failure(job, _first_leaf(group))
         except Exception as error:
             return _failure(job, error)
 
     async def _restore(self, stored: StoredRequest) -> GenerationRequest:
-        blobs = {key: await self._images.get(key) for key in stored.keys}
+        try:
+            blobs = {key: await self._images.get(key) for key in stored.keys}
+        except StorageFailure as error:
+            raise WorkerUnavailable("its input pictures are out of reach") from error
         return restore_request(stored, blobs)
 
-    async def _generate(
-        self, job: Job, run: _Run, index: int, request: GenerationRequest
-    ) -> GenerationResult:
-        stream = self._models.generate(job.model, f"{job.id}.{job.attempts}.{index}", request)
-        async with aclosing(stream) as news:  # type: ignore[type-var]
-            async for item in news:
-                if isinstance(item, GenerationResult):
-                    return item
-                run.advance(index, item)
-        raise GenerationFailed("the model ended without a result")
-
-    async def _keep_images(self, job: Job, results: Sequence[GenerationResult]) -> Outcome:
-        images = [image for result in results for image in result.images]
+    async def _keep_images(self, job: Job, attempt: Attempt) -> Outcome:
         kept = []
-        for index, image in enumerate(images):
-            key = output_key(job.id, index, image.format)
+        for place, image in sorted(attempt.pictures.items()):
+            key = output_key(job.id, place, image.format)
             await self._images.put(key, image.data)
             kept.append(
                 JobImage(
@@ -241,28 +277,36 @@ class Dispatcher:
                     height=image.height,
                     format=image.format,
                     num_bytes=len(image.data),
+                    place=place,
                 )
             )
         return Outcome(
             status=JobStatus.COMPLETED,
             images=tuple(kept),
-            prompt_tokens=sum(result.prompt_tokens for result in results),
-            seconds=max((result.seconds for result in results), default=0.0),
+            prompt_tokens=sum(result.prompt_tokens for result in attempt.results),
+            seconds=max((result.seconds for result in attempt.results), default=0.0),
         )
 
     # -- ending ---------------------------------------------------------------------------------
 
     async def _finish(self, claim: Claim, outcome: Outcome) -> None:
-        try:
-            job = await self._jobs.finish(claim.job.id, claim.token, outcome)
-        except LeaseLost:
-            logger.info("job_id=%s ended elsewhere", claim.job.id)
-        except StorageFailure as error:
-            # The lease runs out and the job is tried again: it is not lost.
-            logger.error("job_id=%s its end could not be recorded: %s", claim.job.id, error)
-        else:
-            logger.info("job_id=%s %s", job.id, job.status)
-            self._events.publish(job.id, job)
+        """Record the end; tried again while the lease may hold, so that nothing is drawn twice."""
+        deadline = time.monotonic() + self._lease_seconds
+        while True:
+            try:
+                job = await self._jobs.finish(claim.job.id, claim.token, outcome)
+            except LeaseLost:
+                logger.info("job_id=%s ended elsewhere", claim.job.id)
+                return
+            except StorageFailure as error:
+                logger.error("job_id=%s its end could not be recorded: %s", claim.job.id, error)
+                if time.monotonic() > deadline:
+                    return  # the lease runs out and the job is tried again: it is not lost
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                logger.info("job_id=%s %s", job.id, job.status)
+                self._events.publish(job.id, job)
+                return
 
     async def _release(
         self, claim: Claim, why: str, *, delay: float = 0.0, worker_died: bool = False
@@ -274,83 +318,6 @@ class Dispatcher:
             logger.warning("job_id=%s %s: %s", job.id, job.status, why)
             if job.status.is_final:
                 self._events.publish(job.id, job)
-
-
-class _Run:
-    """One claimed job under way: its lease, and the sum of its requests' progress.
-
-    ``told`` is what an earlier attempt said: progress does not fall below it.
-    """
-
-    def __init__(
-        self,
-        claim: Claim,
-        jobs: JobStore,
-        events: EventHub,
-        lease_seconds: float,
-        told: JobProgress | None,
-    ) -> None:
-        self.num_steps = 0
-        self._claim = claim
-        self._jobs = jobs
-        self._events = events
-        self._lease_seconds = lease_seconds
-        self._steps: dict[int, int] = {}
-        self._progress = told or JobProgress()
-        self._changed = False
-
-    def advance(self, index: int, progress: Progress) -> None:
-        """Take in the news of request ``index`` and tell watchers in this process."""
-        self._steps[index] = progress.step
-        last = self._progress
-        self._progress = JobProgress(
-            step=max(last.step, sum(self._steps.values())),
-            num_steps=max(self.num_steps, progress.num_steps),
-            preview=progress.preview or last.preview,
-            preview_index=progress.preview_index if progress.preview else last.preview_index,
-            num_previews=last.num_previews + (progress.preview is not None),
-        )
-        self._changed = True
-        self._events.publish(self._claim.job.id, self._progress)
-
-    async def while_leased(self, work: Coroutine[None, None, Outcome]) -> Outcome:
-        """Do the work while renewing the lease and recording progress.
-
-        Raises ``LeaseLost`` as soon as either finds the lease gone; the work is cancelled then.
-        """
-        worker = asyncio.create_task(work)
-        keeper = asyncio.create_task(self._hold_lease())
-        try:
-            await asyncio.wait({worker, keeper}, return_when=asyncio.FIRST_COMPLETED)
-            if worker.done():
-                return worker.result()
-            keeper.result()
-            raise LeaseLost
-        finally:
-            for task in (worker, keeper):
-                task.cancel()
-            await asyncio.gather(worker, keeper, return_exceptions=True)
-
-    async def _hold_lease(self) -> None:
-        renewed_at = time.monotonic()
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            job_id, token = self._claim.job.id, self._claim.token
-            try:
-                if self._changed:
-                    self._changed = False
-                    await self._jobs.record_progress(job_id, token, self._progress)
-                if time.monotonic() - renewed_at > self._lease_seconds / 3:
-                    await self._jobs.renew(job_id, token, self._lease_seconds)
-                    renewed_at = time.monotonic()
-            except StorageFailure as error:
-                if time.monotonic() - renewed_at > self._lease_seconds:
-                    raise LeaseLost from error
-                logger.warning("job_id=%s its lease could not be renewed: %s", job_id, error)
-
-
-def _num_steps(request: GenerationRequest) -> int:
-    return (request.params.num_inference_steps or 1) * request.params.num_images
 
 
 def _failure(job: Job, error: BaseException) -> Outcome:
@@ -366,7 +333,8 @@ def _failure(job: Job, error: BaseException) -> Outcome:
         error = GenerationFailed("an internal fault; see the server's log")
     else:
         raise error
-    return Outcome(status=JobStatus.FAILED, error=JobError(code=error.code, message=error.message))
+    told = JobError(code=error.code, message=error.message, param=error.param)
+    return Outcome(status=JobStatus.FAILED, error=told)
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

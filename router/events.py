@@ -22,8 +22,7 @@ class Subscription:
 
     def put(self, news: JobNews) -> None:
         """Deliver without ever blocking; a slow watcher skips steps, never previews."""
-        last = self._news[-1] if self._news else None
-        if isinstance(last, JobProgress) and last.preview is None:
+        if self._news and _is_superseded(self._news[-1], news):
             self._news.pop()
         self._news.append(news)
         self._arrived.set()
@@ -45,6 +44,11 @@ class EventHub:
     def __init__(self) -> None:
         self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Ids of the jobs that somebody watches."""
+        return tuple(self._subscriptions)
+
     def publish(self, job_id: str, news: JobNews) -> None:
         """Hand news to every watcher of the job."""
         for subscription in self._subscriptions.get(job_id, ()):
@@ -62,3 +66,12 @@ class EventHub:
             watchers.discard(subscription)
             if not watchers:
                 del self._subscriptions[job_id]
+
+
+def _is_superseded(last: JobNews, news: JobNews) -> bool:
+    """Whether the newer says all that the older did."""
+    if not isinstance(last, JobProgress):
+        return False
+    return last.preview is None or (
+        isinstance(news, JobProgress) and news.num_previews == last.num_previews
+    )

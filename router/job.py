@@ -1,7 +1,8 @@
 """Job: the durable unit of work behind every API, its states, and its way into a row and back.
 
 queued -> in_progress -> completed | failed | cancelled
-queued -> cancelled | failed,  in_progress -> queued (a fault of ours: it is tried again)
+queued -> cancelled | failed, or completed without a picture when interrupted,
+in_progress -> queued (a fault of ours: it is tried again)
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class JobStatus(StrEnum):
 
 
 TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.IN_PROGRESS, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset(
+        {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
     JobStatus.IN_PROGRESS: frozenset(
         {JobStatus.QUEUED, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
@@ -50,7 +53,10 @@ def can_become(status: JobStatus, following: JobStatus) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobImage:
-    """One finished picture of a job: where its bytes lie and what they are."""
+    """One finished picture of a job: where its bytes lie and what they are.
+
+    ``place`` counts, from 0, the pictures that the job was to make: an interrupted one has gaps.
+    """
 
     key: str
     seed: int
@@ -58,14 +64,16 @@ class JobImage:
     height: int
     format: OutputFormat
     num_bytes: int
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why a job failed: a code of ``deployments.errors`` and its sentence."""
+    """Why a job failed: a code of ``deployments.errors``, its sentence, the field it is about."""
 
     code: str
     message: str
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +100,14 @@ class Job:
         owner: who asked; only the owner sees it.
         model: id of the model that runs it.
         requests: run at once; the job's pictures are theirs, in order.
-        details: what its API wants to remember (JSON values), opaque to everyone else.
+        details: what its API wants to remember (JSON values), opaque to everyone else but for
+            ``script`` and ``script_args``: how the requests make pictures, see ``router.scripts``.
         priority: higher goes first.
         webhook_url: where news of this job goes; None is the configured address.
         notify: whether webhooks are to be told how it ended.
         created_at, updated_at, started_at, ended_at: Unix seconds.
         attempts: how often it was claimed.
+        interrupted: whether it was asked to end early, with the pictures that are finished.
         worker_deaths: how often the replica that ran it died.
         images, error: what came of it.
         prompt_tokens: tokens the text encoder saw.
@@ -119,6 +129,7 @@ class Job:
     started_at: float | None = None
     ended_at: float | None = None
     attempts: int = 0
+    interrupted: bool = False
     worker_deaths: int = 0
     images: tuple[JobImage, ...] = ()
     error: JobError | None = None

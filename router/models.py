@@ -42,6 +42,11 @@ class ModelStatus:
     message: str = ""
 
     @property
+    def is_starting(self) -> bool:
+        """Whether the model has yet to say what it is, and may still."""
+        return self.card is None and self.message != "DEPLOY_FAILED"
+
+    @property
     def is_ready(self) -> bool:
         """Whether a request would find a running replica."""
         return self.card is not None and self.num_replicas > 0
@@ -67,6 +72,13 @@ class Models(ABC):
         """Progress, then one result. Closing the iterator cancels the work.
 
         Raises ``WorkerDied``, ``WorkerUnavailable``, or the host's own ``AtelierError``.
+        """
+
+    @abstractmethod
+    async def cancel(self, model: str, prefix: str) -> None:
+        """Stop every request of a model whose id begins so, on whichever replica it runs.
+
+        For requests whose caller died: nobody closes their iterators.
         """
 
     @abstractmethod
@@ -132,6 +144,10 @@ class FakeModels(Models):
             prompt_tokens=len(request.prompt.split()),
             max_batch_rows=1,
         )
+
+    async def cancel(self, model: str, prefix: str) -> None:  # noqa: ARG002
+        """Remember whose requests were to stop."""
+        self.cancelled.append(prefix)
 
     async def loads(self) -> Mapping[str, Load]:
         """Nothing is ever running."""

@@ -62,6 +62,8 @@ class Retention:
                 await self.sweep()
             except AtelierError as error:
                 logger.warning("retention: %s", error)
+            except Exception:
+                logger.exception("retention failed, trying again")
             await asyncio.sleep(interval)
 
     async def sweep(self) -> int:
@@ -113,7 +115,9 @@ class Retention:
         logger.info("job %s removed", job.id)
         inputs = [await self._images.stat(key) for key in dict.fromkeys(job.keys)]
         num_freed = await self._remove_unneeded([kept for kept in inputs if kept is not None])
-        return num_freed + sum(kept.num_bytes for kept in outputs)
+        # NOTE: what another gateway's sweep has removed meanwhile is freed all the same.
+        told = sum(image.num_bytes for image in job.images)
+        return num_freed + max(told, sum(kept.num_bytes for kept in outputs))
 
     async def _outputs(self, job: Job) -> Sequence[StoredObject]:
         """The job's pictures, also those that a worker left behind before it died."""

@@ -33,8 +33,8 @@ def resolve(statuses: Sequence[ModelStatus], name: str) -> ModelCard:
     for status in statuses:
         if status.card is not None and status.card.has_name(name):
             return status.card
-    if any(status.id == name and status.card is None for status in statuses):
-        raise _not_ready(name)
+    if not statuses or any(status.is_starting for status in statuses):
+        raise _not_ready(repr(name))
     known = sorted(status.id for status in statuses)
     raise UnknownModel(f"unknown model {name!r}; known: {', '.join(known)}", param="model")
 
@@ -62,15 +62,15 @@ def choose(
     for preferred in prefer:
         for status in statuses:
             card_or_none = status.card
-            if status.id == preferred and card_or_none is None:
-                raise _not_ready(preferred)
+            if status.id == preferred and status.is_starting:
+                raise _not_ready(repr(preferred))
             if card_or_none and card_or_none.id == preferred and can_do(card_or_none, mode):
                 return card_or_none
     capable = [s for s in statuses if s.card is not None and can_do(s.card, mode)]
     if not capable:
         raise (
             _not_ready("every model that could do it")
-            if any(status.card is None for status in statuses)
+            if any(status.is_starting for status in statuses)
             else UnknownModel(f"no hosted model can do {mode}", param="model")
         )
     return min(capable, key=lambda status: _expected_work(status, loads or {})).card  # type: ignore[return-value]
@@ -112,7 +112,7 @@ def _fill(card: ModelCard, params: SamplingParams) -> SamplingParams:
         guidance_scale=_or(params.guidance_scale, defaults.guidance_scale),
         strength=_or(params.strength, defaults.strength),
         scheduler=_or(params.scheduler, defaults.scheduler),
-        sigmas=_or(params.sigmas, defaults.sigmas),
+        sigmas=_or(params.sigmas, _default_sigmas(card, params)),
         seed=params.seed if params.seed is not None else secrets.randbelow(SEED_RANGE),
     )
     _check(card, filled)
@@ -158,8 +158,15 @@ def _out_of_range(param: str, value: float, low: float, high: float | None) -> I
 
 def _expected_work(status: ModelStatus, loads: Mapping[str, Load]) -> tuple[bool, float]:
     load = loads.get(status.id)
+    is_silent = bool(loads) and load is None
     work = load.work if load else 0.0
-    return not status.is_ready, work / max(1, status.num_replicas)
+    return not status.is_ready or is_silent, work / max(1, status.num_replicas)
+
+
+def _default_sigmas(card: ModelCard, params: SamplingParams) -> str | None:
+    """The model's own spacing belongs to its own scheduler; every scheduler has ``normal``."""
+    is_own = params.scheduler in (None, card.defaults.scheduler)
+    return card.defaults.sigmas if is_own else "normal"
 
 
 def _or(value: T | None, default: T | None) -> T | None:

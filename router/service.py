@@ -31,7 +31,9 @@ from router.routing import admit, choose, resolve
 from router.store.images import ImageStore
 from router.store.jobs import Idempotency, JobPage, JobStore
 
-#: Seconds between looks at the store for a job that another replica runs.
+#: Seconds without news after which a watcher looks at the store itself.
+SILENCE_SECONDS: Final = 5.0
+#: Seconds between looks whether a caller is still there.
 POLL_SECONDS: Final = 0.2
 #: The longest prompt, in characters.
 MAX_PROMPT_LENGTH: Final = 20_000
@@ -126,6 +128,9 @@ class GenerationService:
         """
         if not requests:
             raise InvalidRequest("a job needs at least one request")
+        first = await self.find(idempotency, api=api, owner=owner)
+        if first is not None:
+            return first
         for request in requests:
             _check_texts(request)
         card = self.choose(requests[0], prefer=prefer)
@@ -146,6 +151,15 @@ class GenerationService:
         job = await self._jobs.add(job, idempotency=idempotency)
         self._dispatcher.wake(job.model)
         return job
+
+    async def find(self, idempotency: Idempotency | None, *, api: str, owner: str) -> Job | None:
+        """The job that a key brought before, whatever else has changed; None when it is new.
+
+        Raises ``Conflict`` when it came with another body.
+        """
+        if idempotency is None:
+            return None
+        return await self._jobs.find(owner=owner, api=api, idempotency=idempotency)
 
     async def run(
         self,
@@ -185,17 +199,14 @@ class GenerationService:
     async def watch(self, job_id: str) -> AsyncIterator[JobNews]:
         """Progress as it happens, on whichever replica the job runs, then the ended job."""
         with self._events.subscribe(job_id) as subscription:
-            seen: JobProgress | None = None
-            news: Sequence[JobNews] = await self._poll(job_id, seen)
+            news = await self._newest(job_id)
             while True:
                 for item in news:
                     yield item
                     if isinstance(item, Job):
                         return
-                    seen = item
-                news = await subscription.take(POLL_SECONDS)
-                if not news and not self._dispatcher.is_running(job_id):
-                    news = await self._poll(job_id, seen)
+                # The hub tells everything; looking again after a long silence costs little.
+                news = await subscription.take(SILENCE_SECONDS) or await self._newest(job_id)
 
     async def cancel(self, job_id: str, *, owner: str) -> Job:
         """Cancel a job of this owner; one that has ended is returned as it is.
@@ -204,6 +215,18 @@ class GenerationService:
         """
         await self.get(job_id, owner=owner)
         return await self._cancel(job_id)
+
+    async def interrupt(self, job_id: str, *, owner: str) -> Job:
+        """Ask a job of this owner to end with the pictures it has, on whichever replica it runs.
+
+        Raises ``JobNotFound``.
+        """
+        await self.get(job_id, owner=owner)
+        job = await self._jobs.interrupt(job_id)
+        self._dispatcher.interrupt(job_id)
+        if job.status.is_final:
+            self._events.publish(job_id, job)
+        return job
 
     async def get(self, job_id: str, *, owner: str) -> Job:
         """The job. Raises ``JobNotFound``, also for other owners' jobs."""
@@ -256,7 +279,7 @@ class GenerationService:
         stored_requests = []
         blobs: dict[str, bytes] = {}
         for request in requests:
-            stored, needed = store_request(request)
+            stored, needed = await asyncio.to_thread(store_request, request)
             stored_requests.append(stored)
             blobs |= needed
         await asyncio.gather(*(self._images.put(key, data) for key, data in blobs.items()))
@@ -281,12 +304,12 @@ class GenerationService:
             await asyncio.sleep(POLL_SECONDS)
         await self._cancel(job_id)
 
-    async def _poll(self, job_id: str, seen: JobProgress | None) -> Sequence[JobNews]:
+    async def _newest(self, job_id: str) -> Sequence[JobNews]:
         job = await self._jobs.get(job_id)
         if job.status.is_final:
             return [job]
         progress = await self._jobs.progress(job_id)
-        return [progress] if progress is not None and progress != seen else []
+        return [progress] if progress is not None else []
 
 
 def raise_unless_completed(job: Job) -> Job:
@@ -294,7 +317,7 @@ def raise_unless_completed(job: Job) -> Job:
     if job.status is JobStatus.COMPLETED:
         return job
     if job.status is JobStatus.FAILED and job.error is not None:
-        raise error_for(job.error.code, job.error.message)
+        raise error_for(job.error.code, job.error.message, job.error.param)
     if job.status is JobStatus.CANCELLED:
         raise Cancelled("the job was cancelled")
     raise AtelierError(f"job {job.id} is {job.status}")

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
         public_url: base of the URLs handed out; empty takes the request's own.
         max_queued_jobs: waiting jobs beyond which new ones get a 429.
         lease_seconds: how long a gateway's claim on a job lasts without renewal.
+        prompt_styles: A1111's styles: name to ``prompt`` and ``negative_prompt``, in which
+            ``{prompt}`` stands for the caller's words.
         retention_seconds, retention_bytes: age and total size beyond which ended jobs and their
             pictures are removed; None keeps them.
         log_level: of our own loggers (LOG_LEVEL).
@@ -63,6 +65,7 @@ class Settings(BaseSettings):
     public_url: str = ""
     max_queued_jobs: int = Field(10_000, ge=1)
     lease_seconds: float = Field(10.0, gt=1)
+    prompt_styles: dict[str, dict[str, str]] = Field(default_factory=dict)
     retention_seconds: float | None = Field(None, gt=0)
     retention_bytes: int | None = Field(None, gt=0)
     log_level: str = Field("info", validation_alias=_variable("LOG_LEVEL", "log_level"))

@@ -12,7 +12,7 @@ from router.job import Job, JobError, JobImage, JobProgress, JobStatus
 #: How often the replica under a job may die before the job fails.
 MAX_WORKER_DEATHS: Final = 3
 #: How often a job may be claimed in all (leases that expired included) before it fails.
-MAX_ATTEMPTS: Final = 12
+MAX_ATTEMPTS: Final = 100
 #: Seconds for which an ``Idempotency-Key`` answers with its first job.
 IDEMPOTENCY_SECONDS: Final = 24 * 3600.0
 
@@ -81,6 +81,10 @@ class JobStore(ABC):
         """
 
     @abstractmethod
+    async def find(self, *, owner: str, api: str, idempotency: Idempotency) -> Job | None:
+        """The first job of an idempotency key; None when it is new. Raises ``Conflict``."""
+
+    @abstractmethod
     async def get(self, job_id: str) -> Job:
         """The job. Raises ``JobNotFound``."""
 
@@ -110,11 +114,18 @@ class JobStore(ABC):
 
     @abstractmethod
     async def record_progress(self, job_id: str, token: int, progress: JobProgress) -> None:
-        """Publish news to watchers on any replica. Raises ``LeaseLost``."""
+        """Publish news to watchers on any replica. Raises ``LeaseLost``.
+
+        Without a ``preview`` the last one that was recorded stays.
+        """
 
     @abstractmethod
     async def progress(self, job_id: str) -> JobProgress | None:
         """The newest news, or None."""
+
+    @abstractmethod
+    async def news(self, job_ids: Collection[str]) -> Mapping[str, Job | JobProgress]:
+        """For each of the jobs: itself once it has ended, else its newest progress if any."""
 
     @abstractmethod
     async def finish(self, job_id: str, token: int, outcome: Outcome) -> Job:
@@ -136,6 +147,15 @@ class JobStore(ABC):
 
         The claim of a running worker is void at once. Raises ``JobNotFound``.
         """
+
+    @abstractmethod
+    async def interrupt(self, job_id: str) -> Job:
+        """Ask a running job to end with the pictures it has; a queued one ends without any, one
+        that has ended is returned as it stands. Raises ``JobNotFound``."""
+
+    @abstractmethod
+    async def interrupted(self, worker: str) -> frozenset[str]:
+        """Ids of the jobs that this worker holds and that were asked to end."""
 
     @abstractmethod
     async def recover(self) -> Sequence[Job]:

@@ -78,13 +78,6 @@ class MemoryDeliveryStore(DeliveryStore):
     async def resend(self, delivery_id: str) -> Delivery:
         return self._save(resent(await self.get(delivery_id), now=self._clock()))
 
-    def _postpone(self, elder: Delivery, until: float) -> None:
-        for younger in tuple(self._jobs.deliveries.values()):
-            behind = (younger.job_id, younger.url) == (elder.job_id, elder.url)
-            if behind and younger.status is DeliveryStatus.PENDING:
-                until_then = max(younger.next_attempt_at, until)
-                self._save(replace(younger, next_attempt_at=until_then))
-
     def _save(self, delivery: Delivery) -> Delivery:
         self._jobs.deliveries[delivery.id] = delivery
         return delivery

@@ -44,7 +44,7 @@ class MemoryJobStore(JobStore):
 
     async def add(self, job: Job, *, idempotency: Idempotency | None = None) -> Job:
         check_new(job)
-        first = idempotency and self._first_job(job, idempotency)
+        first = idempotency and self._first_job(job.owner, job.api, idempotency)
         if first:
             return first
         if job.id in self.records:
@@ -56,6 +56,9 @@ class MemoryJobStore(JobStore):
             key = (job.owner, job.api, idempotency.key)
             self._keys[key] = (idempotency.digest, job.id, expires_at)
         return job
+
+    async def find(self, *, owner: str, api: str, idempotency: Idempotency) -> Job | None:
+        return self._first_job(owner, api, idempotency)
 
     async def get(self, job_id: str) -> Job:
         return self._record(job_id).job
@@ -102,10 +105,22 @@ class MemoryJobStore(JobStore):
 
     async def record_progress(self, job_id: str, token: int, progress: JobProgress) -> None:
         self._held(job_id).check(token)
-        self._progress[job_id] = progress
+        last = self._progress.get(job_id)
+        preview = progress.preview or (last.preview if last else None)
+        self._progress[job_id] = replace(progress, preview=preview)
 
     async def progress(self, job_id: str) -> JobProgress | None:
         return self._progress.get(job_id)
+
+    async def news(self, job_ids: Collection[str]) -> Mapping[str, Job | JobProgress]:
+        found: dict[str, Job | JobProgress] = {}
+        for job_id in job_ids:
+            record = self.records.get(job_id)
+            if record is not None and record.job.status.is_final:
+                found[job_id] = record.job
+            elif job_id in self._progress:
+                found[job_id] = self._progress[job_id]
+        return found
 
     async def finish(self, job_id: str, token: int, outcome: Outcome) -> Job:
         return self._save(self._held(job_id).finished(token, outcome, now=self._clock()))
@@ -120,6 +135,16 @@ class MemoryJobStore(JobStore):
 
     async def cancel(self, job_id: str) -> Job:
         return self._save(self._record(job_id).cancelled(self._clock()))
+
+    async def interrupt(self, job_id: str) -> Job:
+        return self._save(self._record(job_id).interrupted(self._clock()))
+
+    async def interrupted(self, worker: str) -> frozenset[str]:
+        return frozenset(
+            record.job.id
+            for record in self.records.values()
+            if record.worker == worker and record.job.interrupted
+        )
 
     async def recover(self) -> Sequence[Job]:
         now = self._clock()
@@ -165,8 +190,8 @@ class MemoryJobStore(JobStore):
         named = {key for record in self.records.values() for key in record.job.keys}
         return frozenset(named.intersection(keys))
 
-    def _first_job(self, job: Job, idempotency: Idempotency) -> Job | None:
-        kept = self._keys.get((job.owner, job.api, idempotency.key))
+    def _first_job(self, owner: str, api: str, idempotency: Idempotency) -> Job | None:
+        kept = self._keys.get((owner, api, idempotency.key))
         if kept is None or kept[2] <= self._clock():
             return None
         digest, first_id, _ = kept

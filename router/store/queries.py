@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from router.job import Job, JobStatus
 from router.store.record import JobRecord, is_storable, next_turn
-from router.store.tables import jobs, parse_job
+from router.store.tables import idempotency_keys, job_progress, jobs, parse_job
 
 #: How many rows one statement names or changes at most.
 BATCH: Final = 500
@@ -41,10 +41,32 @@ def expired(now: float) -> Select[Any]:
     return query.limit(BATCH).with_for_update(skip_locked=True)
 
 
+def interrupted(worker: str) -> Select[Any]:
+    """Ids of the jobs that a worker holds and that were asked to end."""
+    return select(jobs.c.id).where(jobs.c.interrupted.is_(True), jobs.c.worker == worker)
+
+
 def ended(before: float, limit: int) -> Select[Any]:
     """Jobs that ended before a moment, the first to end first."""
     query = select(jobs).where(jobs.c.ended_at < before)
     return query.order_by(jobs.c.ended_at, jobs.c.seq).limit(limit)
+
+
+def kept_key(owner: str, api: str, key: str) -> Select[Any]:
+    """The row of an idempotency key."""
+    keys = idempotency_keys.c
+    mine = (keys.owner == owner, keys.api == api, keys.key == key)
+    return select(idempotency_keys).where(*mine)
+
+
+def progress_of(job_ids: Collection[str]) -> Select[Any]:
+    """The rows of the jobs' newest progress."""
+    return select(job_progress).where(job_progress.c.job_id.in_(job_ids))
+
+
+def ended_among(job_ids: Collection[str]) -> Select[Any]:
+    """Those of the jobs that have ended."""
+    return select(jobs).where(jobs.c.id.in_(job_ids), jobs.c.ended_at.is_not(None))
 
 
 def to_notify(limit: int) -> Select[Any]:

@@ -91,6 +91,15 @@ class JobRecord:
             return self
         return self._moved(JobStatus.CANCELLED, now)
 
+    def interrupted(self, now: float) -> JobRecord:
+        """The job asked to end early: completed without a picture when it had not begun."""
+        match self.job.status:
+            case JobStatus.QUEUED:
+                return self._moved(JobStatus.COMPLETED, now, interrupted=True)
+            case JobStatus.IN_PROGRESS:
+                return replace(self, job=replace(self.job, updated_at=now, interrupted=True))
+        return self
+
     def check(self, token: int) -> None:
         """Raise ``LeaseLost`` unless the token is the one that holds the job."""
         if self.job.status is not JobStatus.IN_PROGRESS or self.job.attempts != token:

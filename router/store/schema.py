@@ -13,8 +13,21 @@ from router.store.tables import meta, metadata
 #: Lifts the schema by one version, inside the transaction that records it.
 Migration: TypeAlias = Callable[[Connection], None]
 
+
+def _add_interrupts_and_options(connection: Connection) -> None:
+    """To version 2: jobs can be asked to end early, and owners' options are kept."""
+    for statement in (
+        "ALTER TABLE jobs ADD COLUMN interrupted BOOLEAN NOT NULL DEFAULT FALSE",
+        "CREATE INDEX jobs_interrupted ON jobs (worker)"
+        " WHERE interrupted IS TRUE AND worker IS NOT NULL",
+        "CREATE TABLE owner_options (owner TEXT NOT NULL, api TEXT NOT NULL,"
+        " options TEXT NOT NULL, PRIMARY KEY (owner, api))",
+    ):
+        connection.execute(text(statement))
+
+
 #: ``MIGRATIONS[k]`` leads from version k + 1 to k + 2; ``tables`` describes the last version.
-MIGRATIONS: Final[tuple[Migration, ...]] = ()
+MIGRATIONS: Final[tuple[Migration, ...]] = (_add_interrupts_and_options,)
 
 #: Key of the PostgreSQL advisory lock under which one replica migrates: "atelier" in ASCII.
 LOCK: Final = int.from_bytes(b"atelier", "big")

@@ -65,7 +65,7 @@ class SqlDeliveryStore(DeliveryStore):
         error: str = "",
         retry_at: float | None = None,
     ) -> None:
-        delivery = _one(connection, delivery_id)
+        delivery = _one(connection, delivery_id, lock=True)
         after = settled(
             delivery, delivered=delivered, error=error, retry_at=retry_at, now=self._clock()
         )
@@ -98,7 +98,7 @@ class SqlDeliveryStore(DeliveryStore):
 
     @writes
     def resend(self, connection: Connection, delivery_id: str) -> Delivery:
-        again = resent(_one(connection, delivery_id), now=self._clock())
+        again = resent(_one(connection, delivery_id, lock=True), now=self._clock())
         _save(connection, again, worker=None)
         return again
 
@@ -139,9 +139,10 @@ def _fetch(connection: Connection, query: Select[Any]) -> list[Delivery]:
     return [tables.parse_delivery(row) for row in rows]
 
 
-def _one(connection: Connection, delivery_id: str) -> Delivery:
-    """The delivery, locked while a transaction lasts. Raises ``NotFound``."""
-    query = select(_DELIVERIES).where(_DELIVERIES.c.id == delivery_id).with_for_update()
+def _one(connection: Connection, delivery_id: str, *, lock: bool = False) -> Delivery:
+    """The delivery, if asked locked while a transaction lasts. Raises ``NotFound``."""
+    query = select(_DELIVERIES).where(_DELIVERIES.c.id == delivery_id)
+    query = query.with_for_update() if lock else query
     found = _fetch(connection, query) if is_storable(delivery_id) else []
     if not found:
         raise NotFound(f"there is no delivery {delivery_id!r}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deployments.errors import Conflict, JobNotFound
@@ -50,6 +50,7 @@ class SqlJobStore(JobStore):
         )
         news = insert(tables.job_progress)
         changed = {field.name: news.excluded[field.name] for field in fields(JobProgress)}
+        changed["preview"] = func.coalesce(news.excluded.preview, tables.job_progress.c.preview)
         self._put_progress = news.on_conflict_do_update(index_elements=["job_id"], set_=changed)
 
     async def open(self) -> None:
@@ -70,6 +71,15 @@ class SqlJobStore(JobStore):
         return job
 
     @reads
+    def find(
+        self, connection: Connection, *, owner: str, api: str, idempotency: Idempotency
+    ) -> Job | None:
+        kept = connection.execute(queries.kept_key(owner, api, idempotency.key)).mappings().first()
+        if kept is None or kept["expires_at"] <= self._clock():
+            return None
+        return self._same(connection, kept, idempotency)
+
+    @reads
     def get(self, connection: Connection, job_id: str) -> Job:
         return self._record(connection, job_id).job
 
@@ -84,6 +94,8 @@ class SqlJobStore(JobStore):
         limit: int = 50,
         cursor: str | None = None,
     ) -> JobPage:
+        if not all(is_storable(name) for name in (owner, api) if name is not None):
+            return JobPage(jobs=(), next_cursor=None)
         query = queries.page(owner, api, statuses, parse_cursor(cursor)).limit(limit + 1)
         records = queries.fetch(connection, query)
         page = records[:limit]
@@ -129,6 +141,20 @@ class SqlJobStore(JobStore):
         row = connection.execute(query).mappings().first()
         return None if row is None else JobProgress(**row)
 
+    @reads
+    def news(
+        self, connection: Connection, job_ids: Collection[str]
+    ) -> Mapping[str, Job | JobProgress]:
+        found: dict[str, Job | JobProgress] = {}
+        for batch in queries.batches(job_ids):
+            for row in connection.execute(queries.progress_of(batch)).mappings():
+                values = dict(row)
+                job_id = values.pop("job_id")
+                found[job_id] = JobProgress(**values)
+            for record in queries.fetch(connection, queries.ended_among(batch)):
+                found[record.job.id] = record.job
+        return found
+
     @writes
     def finish(self, connection: Connection, job_id: str, token: int, outcome: Outcome) -> Job:
         record = self._held(connection, job_id)
@@ -159,6 +185,18 @@ class SqlJobStore(JobStore):
         if cancelled is not record:
             self._save(connection, cancelled)
         return cancelled.job
+
+    @writes
+    def interrupt(self, connection: Connection, job_id: str) -> Job:
+        record = self._record(connection, job_id, lock=True)
+        interrupted = record.interrupted(self._clock())
+        if interrupted is not record:
+            self._save(connection, interrupted)
+        return interrupted.job
+
+    @reads
+    def interrupted(self, connection: Connection, worker: str) -> frozenset[str]:
+        return frozenset(connection.execute(queries.interrupted(worker)).scalars())
 
     @writes
     def recover(self, connection: Connection) -> Sequence[Job]:
@@ -233,6 +271,9 @@ class SqlJobStore(JobStore):
         if connection.scalar(self._add_key, new) is not None:
             return None
         kept = connection.execute(select(keys).where(*mine)).mappings().one()
+        return self._same(connection, kept, idempotency)
+
+    def _same(self, connection: Connection, kept: RowMapping, idempotency: Idempotency) -> Job:
         if kept["digest"] != idempotency.digest:
             raise Conflict("this idempotency key came with another request before")
         return self._record(connection, kept["job_id"]).job

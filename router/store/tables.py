@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
 )
 
 from router.job import Job, JobError, JobImage, JobStatus, dump_requests, parse_requests
@@ -58,6 +59,7 @@ jobs = Table(
     Column("worker", Text),
     Column("lease_until", Float(53)),
     Column("attempts", Integer, nullable=False),
+    Column("interrupted", Boolean, nullable=False),
     Column("finished_by", Integer),
     Column("notify", Boolean, nullable=False),
     Column("created_at", Float(53), nullable=False),
@@ -95,6 +97,11 @@ _partial(
     "jobs_unfinished_of_owner", jobs.c.unfinished_of.is_not(None), jobs.c.unfinished_of, jobs.c.seq
 )
 Index("jobs_of_owner", jobs.c.owner, jobs.c.seq)
+_partial(
+    "jobs_interrupted",
+    and_(jobs.c.interrupted.is_(True), jobs.c.worker.is_not(None)),
+    jobs.c.worker,
+)
 _partial("jobs_untold", jobs.c.untold_since.is_not(None), jobs.c.untold_since, jobs.c.seq)
 
 #: The newest news of a job: apart, so that a step does not rewrite the job's row.
@@ -151,6 +158,15 @@ deliveries = Table(
     sqlite_autoincrement=True,
 )
 
+#: What each owner set in an API that remembers settings: a JSON object.
+owner_options = Table(
+    "owner_options",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("api", Text, primary_key=True),
+    Column("options", Text, nullable=False),
+)
+
 #: One row: the version of this schema.
 meta = Table("meta", metadata, Column("schema_version", Integer, nullable=False))
 
@@ -195,6 +211,7 @@ def state_row(record: JobRecord) -> dict[str, Any]:
         "worker": record.worker,
         "lease_until": record.lease_until,
         "attempts": job.attempts,
+        "interrupted": job.interrupted,
         "finished_by": record.finished_by,
         "ended_at": job.ended_at,
         "unfinished_of": None if job.status.is_final else job.owner,
@@ -218,6 +235,7 @@ def parse_job(row: RowMapping) -> JobRecord:
         created_at=row["created_at"],
         ended_at=row["ended_at"],
         attempts=row["attempts"],
+        interrupted=row["interrupted"],
         images=tuple(JobImage(**image) for image in state["images"]),
         error=JobError(**state["error"]) if state["error"] else None,
         **{name: request[name] for name in _REQUEST},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from router.dispatch import Dispatcher
 from router.events import EventHub
+from router.follow import Follower
 from router.models import Models
 from router.service import GenerationService
 from router.store.images import ImageStore, MemoryImageStore
@@ -53,10 +54,13 @@ async def running(
         events=events,
         max_queued_jobs=max_queued_jobs,
     )
+    follower = Follower(jobs=jobs, events=events, is_local=dispatcher.is_running)
     await jobs.open()
     dispatcher.start()
+    follower.start()
     try:
         yield Inside(service, dispatcher, jobs, images)
     finally:
+        await follower.stop()
         await dispatcher.stop()
         await jobs.close()

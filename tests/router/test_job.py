@@ -31,6 +31,7 @@ REQUEST = GenerationRequest(
 )
 ALLOWED = {
     ("queued", "in_progress"),
+    ("queued", "completed"),
     ("queued", "failed"),
     ("queued", "cancelled"),
     ("in_progress", "queued"),

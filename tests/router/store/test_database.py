@@ -19,6 +19,7 @@ from router.store import queries
 from router.store.database import Database
 from router.store.sql_deliveries import SqlDeliveryStore
 from router.store.sql_jobs import SqlJobStore
+from router.store.sql_options import SqlOptionStore
 from tests.router.store.making import make_job
 from tests.router.store.postgres import PostgresServer
 
@@ -50,6 +51,38 @@ async def test_schema_when_older_is_migrated_with_its_rows(sql_url: str) -> None
     assert await colours(database) == ["red"]
     assert await new.get(job.id) == job
     await new.close()
+
+
+#: What version 2 added, undone.
+VERSION_1 = (
+    "DROP INDEX jobs_interrupted",
+    "ALTER TABLE jobs DROP COLUMN interrupted",
+    "DROP TABLE owner_options",
+    "UPDATE meta SET schema_version = 1",
+)
+
+
+async def test_schema_of_version_1_becomes_the_newest_with_its_rows(sql_url: str) -> None:
+    database = Database(sql_url)
+    store = SqlJobStore(database)
+    await store.open()
+    job = await store.add(make_job())
+    for statement in VERSION_1:
+        await database.write(lambda rows, sql=statement: rows.execute(text(sql)))  # type: ignore[misc]
+    await store.close()
+
+    database = Database(sql_url)
+    store = SqlJobStore(database)
+    await store.open()
+    assert await store.get(job.id) == job
+    claim = await store.claim(model=job.model, worker="w", lease_seconds=30)
+    assert claim is not None
+    assert (await store.interrupt(job.id)).interrupted
+    assert await store.interrupted("w") == {job.id}
+    options = SqlOptionStore(database)
+    await options.update({"a": 1}, owner="ada", api="sdapi")
+    assert await options.get(owner="ada", api="sdapi") == {"a": 1}
+    await store.close()
 
 
 async def test_schema_when_a_migration_fails_stays_as_it_was(sql_url: str) -> None:

@@ -226,7 +226,7 @@ async def test_job_when_it_was_tried_too_often(rows: Rows, way: str) -> None:
     failed = await rows.jobs.get(job.id)
     assert failed.error is not None
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "worker_lost")
-    assert "12 times" in failed.error.message
+    assert f"{MAX_ATTEMPTS} times" in failed.error.message
 
 
 async def test_claim_when_owners_compete_goes_round(rows: Rows) -> None:
@@ -422,6 +422,21 @@ async def test_progress_when_recorded_is_seen_by_other_replicas(rows: Rows) -> N
     assert await other.progress(job.id) == later
 
 
+async def test_news_when_jobs_run_and_end(rows: Rows) -> None:
+    first, waiting = await rows.jobs.add(make_job()), await rows.jobs.add(make_job())
+    taken = await claim(rows.jobs)
+    other = await rows.another()
+    watched = [first.id, waiting.id, "img_unknown"]
+    assert await other.news(watched) == {}
+    progress = JobProgress(step=1, num_steps=8, preview=b"p", num_previews=1)
+
+    await rows.jobs.record_progress(first.id, taken.token, progress)
+    assert await other.news(watched) == {first.id: progress}
+    ended = await rows.jobs.finish(first.id, taken.token, completed(first))
+    assert await other.news(watched) == {first.id: ended}
+    assert await other.news([]) == {}
+
+
 async def test_counts_when_models_differ(rows: Rows) -> None:
     for model in ("a", "a", "b"):
         await rows.jobs.add(make_job(model=model))
@@ -465,3 +480,39 @@ async def test_needed_inputs_when_the_last_job_goes(rows: Rows) -> None:
     await rows.jobs.delete([job.id])
 
     assert await rows.jobs.needed_inputs([INPUT, MASK]) == frozenset()
+
+
+async def test_interrupt_of_a_running_job_is_told_to_its_worker(rows: Rows) -> None:
+    job, other = await rows.jobs.add(make_job()), await rows.jobs.add(make_job())
+    taken = await claim(rows.jobs)
+    await claim(rows.jobs)
+    rows.clock.now += 1
+
+    interrupted = await (await rows.another()).interrupt(job.id)
+
+    assert (interrupted.status, interrupted.interrupted) == (JobStatus.IN_PROGRESS, True)
+    assert await rows.jobs.get(job.id) == interrupted
+    assert await rows.jobs.interrupted("w") == {job.id}
+    assert await rows.jobs.interrupted("another") == frozenset()
+    assert not (await rows.jobs.get(other.id)).interrupted
+    ended = await rows.jobs.finish(job.id, taken.token, completed(job))
+    assert ended.interrupted
+    assert await rows.jobs.interrupted("w") == frozenset()
+
+
+async def test_interrupt_of_a_waiting_job_ends_it_without_pictures(rows: Rows) -> None:
+    job = await rows.jobs.add(make_job())
+    ended = await rows.jobs.interrupt(job.id)
+    assert (ended.status, ended.images, ended.interrupted) == (JobStatus.COMPLETED, (), True)
+    assert await rows.jobs.claim(model="sdxl", worker="w", lease_seconds=30) is None
+    assert await rows.jobs.interrupt(job.id) == ended
+    with pytest.raises(JobNotFound):
+        await rows.jobs.interrupt("nothing")
+
+
+async def test_interrupt_outlives_the_death_of_a_worker(rows: Rows) -> None:
+    job = await rows.jobs.add(make_job())
+    taken = await claim(rows.jobs)
+    await rows.jobs.interrupt(job.id)
+    await rows.jobs.release(job.id, taken.token, worker_died=True)
+    assert (await claim(rows.jobs)).job.interrupted
