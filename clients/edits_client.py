@@ -1,4 +1,4 @@
-"""Edits of pictures by prompt: seed 004's ``edit_images`` over ``POST /v1/images/edits``.
+"""Edits of pictures by prompt: ``edit_images`` over ``POST /v1/images/edits``.
 
     edit_images(["photo1.jpg", "photo2.jpg"], "enhance colors", api_key="your-key-here")
 
@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import httpx
 
 DEFAULT_URL: Final = "http://localhost:8000"
-#: The seed's form fields; ``n`` counts variants of each input picture.
+#: The dialect's form fields; ``n`` counts variants of each input picture.
 DEFAULT_FIELDS: Final[Mapping[str, Any]] = {
     "negative_prompt": "low quality, blurry",
     "num_inference_steps": 50,
@@ -50,8 +50,8 @@ def edit_images(
     Raises ``httpx.HTTPStatusError`` for a refusal, whose ``response`` holds the reason.
     """
     request = build_request(image_paths, prompt, **fields)
-    auth = ("user", api_key) if api_key else None
-    with httpx.Client(base_url=base_url, timeout=TIMEOUT, auth=auth) as client:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    with httpx.Client(base_url=base_url, timeout=TIMEOUT, headers=headers) as client:
         answer = parse_answer(client.request(**request))
     return _keep(answer, output_dir)
 
@@ -67,8 +67,8 @@ async def edit_images_async(
 ) -> dict[str, Any]:
     """``edit_images`` for event loops; files are read and written in a thread."""
     request = await asyncio.to_thread(build_request, image_paths, prompt, **fields)
-    auth = ("user", api_key) if api_key else None
-    async with httpx.AsyncClient(base_url=base_url, timeout=TIMEOUT, auth=auth) as client:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    async with httpx.AsyncClient(base_url=base_url, timeout=TIMEOUT, headers=headers) as client:
         answer = parse_answer(await client.request(**request))
     return await asyncio.to_thread(_keep, answer, output_dir)
 
@@ -104,7 +104,7 @@ def save_images(answer: Mapping[str, Any], output_dir: ImagePath = ".") -> list[
 
 
 def report(usage: Mapping[str, Any]) -> str:
-    """The three lines that the seed's client prints."""
+    """The three lines that the documented client prints."""
     return (
         f"输入: {usage['input_images']} 张\n"
         f"输出: {usage['generated_images']} 张\n"

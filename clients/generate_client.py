@@ -87,7 +87,7 @@ def raise_for_error(response: httpx.Response) -> None:
 def _connection(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     return {
         "base_url": base_url,
-        "auth": ("user", api_key) if api_key else None,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         "timeout": timeout,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRouter
+from fastapi_offline import FastAPIOffline
 from ray import serve
 from ray.serve import Application
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from router.apis import generate, health, image_jobs, openai
+from router.apis import generate, health, image_jobs, openai, sdapi
 from router.apis.image_jobs_wire import render_webhook
 from router.apis.route import RenderError, as_atelier_error
 from router.auth import Authenticator
@@ -25,6 +26,7 @@ from router.cluster import ServeModels
 from router.dispatch import Dispatcher
 from router.events import EventHub
 from router.fetch import Fetcher
+from router.follow import Follower
 from router.ingress import Ingress
 from router.models import Models
 from router.retention import Retention
@@ -37,8 +39,10 @@ from router.store.jobs import JobStore
 from router.store.memory_deliveries import MemoryDeliveryStore
 from router.store.memory_jobs import MemoryJobStore
 from router.store.object_images import ObjectImageStore
+from router.store.options import MemoryOptionStore, OptionStore
 from router.store.sql_deliveries import SqlDeliveryStore
 from router.store.sql_jobs import SqlJobStore
+from router.store.sql_options import SqlOptionStore
 from router.webhooks import Webhooks
 
 #: The URL of a store that forgets all when its process ends.
@@ -56,6 +60,10 @@ class Api:
     routes: APIRouter
     render_error: RenderError
 
+    def owns(self, path: str) -> bool:
+        """Whether a path is this API's, by whole segments."""
+        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self.prefixes)
+
 
 def build(args: dict[str, Any]) -> Application:
     """The gateway as a Serve application; ``args`` are ``Settings``."""
@@ -67,7 +75,7 @@ def build(args: dict[str, Any]) -> Application:
 def gateway(settings: Settings, models: Models) -> FastAPI:
     """The ASGI application over a view on the cluster's models."""
     answer_replaced()
-    jobs, deliveries, images = _stores(settings)
+    jobs, deliveries, options, images = _stores(settings)
     events = EventHub()
     dispatcher = Dispatcher(
         models=models,
@@ -86,6 +94,7 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
     )
     fetcher = Fetcher(allow=settings.fetch_allow)
     webhooks = _webhooks(settings, deliveries, fetcher)
+    follower = Follower(jobs=jobs, events=events, is_local=dispatcher.is_running)
     retention = Retention(
         jobs,
         images,
@@ -98,33 +107,35 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
         await jobs.open()
         models.start()
         dispatcher.start()
+        follower.start()
         webhooks.start()
         sweeper = asyncio.create_task(retention.run(SWEEP_SECONDS))
         yield
         sweeper.cancel()
         await webhooks.stop()
+        await follower.stop()
         await dispatcher.stop()
         models.stop()
         await jobs.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Atelier", summary="One image cluster behind every image API", lifespan=lifespan
     )
+    app.openapi = partial(_describe, app, app.openapi)  # type: ignore[method-assign]
     auth = Authenticator(api_key=settings.api_key)
-    _mount(app, _apis(settings, service, auth, fetcher, webhooks))
+    _mount(app, _apis(settings, service, auth, fetcher, webhooks, options))
     return app
 
 
-def _stores(settings: Settings) -> tuple[JobStore, DeliveryStore, ImageStore]:
+def _stores(settings: Settings) -> tuple[JobStore, DeliveryStore, OptionStore, ImageStore]:
     """Where rows and bytes live, by the settings' URLs."""
-    images: ImageStore = ObjectImageStore(settings.images_url)
-    if settings.images_url == MEMORY:
-        images = MemoryImageStore()
+    in_memory = settings.images_url == MEMORY
+    images = MemoryImageStore() if in_memory else ObjectImageStore(settings.images_url)
     if settings.database_url == MEMORY:
         jobs = MemoryJobStore()
-        return jobs, MemoryDeliveryStore(jobs), images
+        return jobs, MemoryDeliveryStore(jobs), MemoryOptionStore(), images
     database = Database(settings.database_url)
-    return SqlJobStore(database), SqlDeliveryStore(database), images
+    return SqlJobStore(database), SqlDeliveryStore(database), SqlOptionStore(database), images
 
 
 def _webhooks(settings: Settings, deliveries: DeliveryStore, fetcher: Fetcher) -> Webhooks:
@@ -147,6 +158,7 @@ def _apis(
     auth: Authenticator,
     fetcher: Fetcher,
     webhooks: Webhooks,
+    options: OptionStore,
 ) -> Sequence[Api]:
     """The table of wires: a row each."""
     return (
@@ -165,8 +177,31 @@ def _apis(
             ),
             image_jobs.render_error,
         ),
+        Api(
+            "sdapi",
+            sdapi.PREFIXES,
+            sdapi.routes(
+                service,
+                auth,
+                options=options,
+                fetch=fetcher.fetch,
+                styles=sdapi.parse_styles(settings.prompt_styles),
+            ),
+            sdapi.render_error,
+        ),
         Api("health", health.PREFIXES, health.routes(service), generate.render_error),
     )
+
+
+def _describe(app: FastAPI, describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The OpenAPI document, with the ways to present the key, so that ``/docs`` can use them."""
+    if app.openapi_schema is None:
+        schema = describe()
+        schemes = {"basic": {"type": "http", "scheme": "basic"}}
+        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        schema.setdefault("components", {})["securitySchemes"] = schemes
+        schema["security"] = [{}, *({name: []} for name in schemes)]
+    return app.openapi_schema or schema
 
 
 def _mount(app: FastAPI, apis: Sequence[Api]) -> None:
@@ -179,9 +214,11 @@ def _mount(app: FastAPI, apis: Sequence[Api]) -> None:
         return RedirectResponse("/docs")
 
     async def refuse(request: Request, error: Exception) -> Response:
-        for api in apis:
-            if request.url.path.startswith(api.prefixes):
-                return api.render_error(as_atelier_error(error), request)
-        return generate.render_error(as_atelier_error(error), request)
+        path = request.url.path
+        nearest = (api for api in apis if api.owns(path))
+        render = next((api.render_error for api in nearest), generate.render_error)
+        response = render(as_atelier_error(error), request)
+        response.headers.update(getattr(error, "headers", None) or {})  # such as Allow
+        return response
 
     app.add_exception_handler(HTTPException, refuse)

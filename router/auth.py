@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from dataclasses import dataclass
 
@@ -46,7 +45,9 @@ def _parse_basic(value: str) -> tuple[str, str]:
     """User name and password of a Basic credential (RFC 7617)."""
     try:
         decoded = base64.b64decode(value, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, not ASCII, or not UTF-8
         raise Unauthorized("Invalid username or password") from None
     user, _, password = decoded.partition(":")
+    if not user.isprintable():
+        raise Unauthorized("Invalid username or password")
     return user, password

@@ -9,7 +9,9 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -33,10 +35,14 @@ _MAX_ADDRESSES: Final = 4
 _HEADERS: Final = {"user-agent": "atelier", "accept-encoding": "identity"}
 
 
+#: Threads of their own for names: a slow name server must not hold up the gateway's other work.
+_NAMES: Final = ThreadPoolExecutor(8, thread_name_prefix="names")
+
+
 async def resolve_name(host: str, port: int) -> Sequence[str]:
     """The addresses that the system's resolver knows, in its order of preference."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, ask)
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
@@ -60,7 +66,7 @@ class Guard:
     async def addresses(self, url: httpx.URL) -> Sequence[Address]:
         """The addresses of the URL's host that may be asked. Raises ``Refused`` if none may."""
         if url.scheme not in ("http", "https"):
-            raise Refused(f"the scheme {url.scheme!r} is not accepted; accepted: http, https")
+            raise Refused(f"the scheme {url.scheme!r} is not accepted; accepted: data, http, https")
         if not url.host:
             raise Refused("it names no host")
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -266,8 +272,8 @@ def _told(param: str) -> Iterator[None]:
         reason = "it takes too long"
     except httpx.ConnectError:
         reason = "no connection could be made"
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        reason = "it is not a valid URL"
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
+        reason = "it is not a valid URL"  # the last: a host that is no internationalised name
     except httpx.HTTPError:
         reason = "the exchange broke off"
     else:

@@ -12,9 +12,8 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 
 from deployments.errors import InvalidImage
+from deployments.types import INPUT_FORMATS, MAX_INPUT_PIXELS
 
-#: The most pixels an input picture may have, by its header.
-MAX_PIXELS: Final = 64_000_000
 #: EXIF orientations that swap width and height.
 _TURNED: Final = frozenset({5, 6, 7, 8})
 _ORIENTATION_TAG: Final = 0x0112
@@ -37,7 +36,7 @@ def inspect(data: bytes, *, param: str = "image") -> PictureFacts:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
                 width, height = image.size
                 facts = PictureFacts(
                     width=width,
@@ -45,16 +44,16 @@ def inspect(data: bytes, *, param: str = "image") -> PictureFacts:
                     format=image.format or "",
                     has_alpha=image.has_transparency_data,
                 )
-                turned = width * height <= MAX_PIXELS and _is_turned(image)
+                turned = width * height <= MAX_INPUT_PIXELS and _is_turned(image)
     except Image.DecompressionBombError:
         raise InvalidImage(
-            f"{param} has too many pixels; accepted: at most {MAX_PIXELS}", param=param
+            f"{param} has too many pixels; accepted: at most {MAX_INPUT_PIXELS}", param=param
         ) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError):
         raise InvalidImage(f"{param} is not an image that can be decoded", param=param) from None
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_INPUT_PIXELS:
         raise InvalidImage(
-            f"{param} of {width}x{height} has too many pixels; accepted: at most {MAX_PIXELS}",
+            f"{param} of {width}x{height} is too large; accepted: {MAX_INPUT_PIXELS} pixels",
             param=param,
         )
     if not turned:
@@ -82,6 +81,8 @@ def fit_size(facts: PictureFacts, *, longest: int, multiple: int) -> tuple[int, 
 
 
 def _is_turned(image: Image.Image) -> bool:
+    if image.format == "PNG" and "exif" not in image.info:
+        return False  # NOTE: Pillow would decode the whole picture to look behind its pixels.
     try:
         return image.getexif().get(_ORIENTATION_TAG) in _TURNED
     except (OSError, ValueError, SyntaxError):

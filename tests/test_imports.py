@@ -47,6 +47,7 @@ OURS = {
         "router.webhooks",
         "router.store.jobs",
         "router.store.deliveries",
+        "router.store.options",
         "deployments.types",
         "deployments.errors",
     ),

@@ -12,6 +12,8 @@ from deployments.errors import InvalidRequest, RequestTooLarge
 
 #: The largest body, in bytes.
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+#: The most values, roughly: Python parses no more than some millions a second, on the event loop.
+MAX_JSON_COMMAS: Final = 200_000
 #: The deepest JSON.
 MAX_JSON_DEPTH: Final = 64
 
@@ -38,6 +40,8 @@ class LimitedRequest(Request):
 
 def parse_json(body: bytes | str) -> Any:
     """JSON without NaN and infinity, at most ``MAX_JSON_DEPTH`` deep."""
+    if body.count(b"," if isinstance(body, bytes) else ",") > MAX_JSON_COMMAS:  # type: ignore[arg-type]
+        raise InvalidRequest(f"JSON holds too many values; accepted: at most {MAX_JSON_COMMAS}")
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
     except RecursionError:

@@ -134,6 +134,9 @@ async def submit(
     """The job that a submission asks for. Its addresses are checked, and its input picture is
     read, before it is accepted."""
     body = parse(await request.json())
+    idempotency = await idempotency_of(request)
+    if first := await service.find(idempotency, api=API, owner=owner_of(request)):
+        return first  # whatever has become of the body's addresses since
     _check_model(service, body.model)
     if body.webhook_url is not None:
         await webhooks.check(body.webhook_url)
@@ -143,7 +146,7 @@ async def submit(
         fit(asked, body, card),
         api=API,
         owner=owner_of(request),
-        idempotency=await idempotency_of(request),
+        idempotency=idempotency,
         webhook_url=body.webhook_url,
         notify=webhooks.can_notify(body.webhook_url),
         details={"prompt": body.prompt, "base_url": base_url},

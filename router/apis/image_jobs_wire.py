@@ -60,7 +60,8 @@ def percent(job: Job, progress: JobProgress | None) -> int:
         return 100
     if progress is not None and progress.step and progress.num_steps:
         return 5 + 90 * min(progress.step, progress.num_steps) // progress.num_steps
-    return 5 if job.status is JobStatus.IN_PROGRESS else 0
+    has_begun = job.status is JobStatus.IN_PROGRESS or job.started_at is not None
+    return 5 if has_begun else 0
 
 
 def render_status(job: Job, progress: JobProgress | None) -> dict[str, Any]:

@@ -96,4 +96,6 @@ def _from_validation(error: RequestValidationError) -> InvalidRequest:
     value = first.get("input")
     shown = f", got {value!r:.200}" if isinstance(value, str | int | float | list) else ""
     message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        message = "Input should be an object"  # pydantic names the class
     return InvalidRequest(f"{'.'.join(path)}: {message}{shown}", param=path[0])

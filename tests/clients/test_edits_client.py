@@ -1,4 +1,4 @@
-"""Seed 004's client: its example as written, and ours with the same behaviour."""
+"""The documented client: its example as written, and ours with the same behaviour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.router.apis.drawing import picture
 
 KEY = "your-key-here"
 
-#: The section of seed 004 that holds the client, as written.
+#: The section of the API's document that holds the client, as written.
 SEED = '''
 ## Python 客户端示例
 

@@ -113,6 +113,19 @@ def test_a_client_that_hangs_up_cancels_its_work(server: Server) -> None:
     assert wait_for_status(server, "hang up") == "CANCELLED"
 
 
+def test_a_client_that_hangs_up_disturbs_nobody_else(server: Server) -> None:
+    body = {"num_inference_steps": 100, "model": "fake", "seed": 8}
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(draw, server, **body, prompt=f"stays {n}") for n in range(2)]
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/generate", json=body | {"prompt": "leaves"}, timeout=1.0)
+        assert all(call.result() for call in others)
+    jobs = httpx.get(f"{server.url}/api/images", params={"limit": 3, "api": "generate"}).json()
+    statuses = sorted(job["status"] for job in jobs["jobs"])
+    assert statuses == ["CANCELLED", "COMPLETED", "COMPLETED"]
+    assert "queued: " not in server.log()
+
+
 def test_a_watcher_on_any_gateway_sees_progress(server: Server) -> None:
     body = {"prompt": "watched", "model": "fake", "num_inference_steps": 100, "size": "512x512"}
     job_id = httpx.post(f"{server.url}/api/images/generate", json=body).json()["job_id"]

@@ -1,4 +1,4 @@
-"""OpenAI's Images API, and seed 004's ``images`` dialect on its edits route."""
+"""OpenAI's Images API, and the ``images`` dialect on its edits route."""
 
 from __future__ import annotations
 

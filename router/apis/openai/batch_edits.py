@@ -1,4 +1,4 @@
-"""Seed 004's dialect of the edits route: ``n`` variants of each input picture, in one job.
+"""The ``images`` dialect of the edits route: ``n`` variants of each input picture, in one job.
 
 Its fields and defaults, its answer with ``usage``, and its errors
 ``{"detail": {"error": CODE, "message": ...}}``.
@@ -31,7 +31,7 @@ from router.apis.openai.parse import parse_model, parse_seed, parse_size, suit_g
 from router.job import Job
 from router.pictures import PictureFacts, inspect
 
-#: The seed's ``true_cfg_scale``, for models that have the knob.
+#: The dialect's ``true_cfg_scale``, for models that have the knob.
 DEFAULT_TRUE_CFG_SCALE: Final = 4.0
 #: A caller may try again after so many seconds when nothing better is known.
 RETRY_SECONDS: Final = 5.0
@@ -130,7 +130,7 @@ def finish(
             _suit_guidance(draft.params, card),
             width=width,
             height=height,
-            seed=first_seed + index * body.n,
+            seed=(first_seed + index * body.n) % SEED_RANGE,
         )
         requests.append(replace(draft, model=card.id, params=params))
     return requests
@@ -153,7 +153,7 @@ def render(job: Job, pictures: Sequence[bytes], seconds: float) -> dict[str, Any
 
 
 def render_error(error: AtelierError) -> Response:
-    """``{"detail": {"error": CODE, "message": ...}}`` with one of the seed's four codes."""
+    """``{"detail": {"error": CODE, "message": ...}}`` with one of the dialect's four codes."""
     status, code, message = _describe(error)
     headers = {}
     if status == 503:

@@ -146,4 +146,6 @@ def _complaint(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"missing field: {name}", param=param)
     if first["type"] == "extra_forbidden":
         return UnsupportedField(f"unknown parameter: {name:.200}", param=param[:200])
-    return InvalidRequest(f"{name}: {first['msg']}, got {first['input']!r:.200}", param=param)
+    # pydantic names the class of a part that should be an object.
+    said = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    return InvalidRequest(f"{name}: {said}, got {first['input']!r:.200}", param=param)

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from deployments.errors import InvalidRequest, RequestTooLarge
 from router.apis.body import MAX_BODY_BYTES
 
-#: ``openai``: files named ``image`` or ``image[]``. ``images``: seed 004's, files named ``images``.
+#: ``openai``: files named ``image`` or ``image[]``. ``images``: files of that name.
 Dialect: TypeAlias = Literal["openai", "images"]
 
 #: Where a request's scope keeps its dialect, for whoever dresses a failure.
@@ -34,7 +34,7 @@ _OVERLAP: Final = 512
 class Form:
     """A form, read whole: texts by name (the last one counts), files in the order they came.
 
-    Its dialect is the name of the pictures' field alone: OpenAI's wins, none at all is seed 004's.
+    Its dialect is the name of the pictures' field alone: OpenAI's wins, none at all is ``images``.
     """
 
     texts: dict[str, str]

@@ -102,7 +102,7 @@ def render_model(card: ModelCard) -> dict[str, Any]:
 
 
 def render_error(error: AtelierError, request: Request) -> Response:
-    """OpenAI's error object, or seed 004's where the request speaks that dialect.
+    """OpenAI's error object, or the ``images`` dialect's where the request speaks it.
 
     ``x-should-retry: false`` keeps the SDK, which repeats any 409 and 5xx, from starting work
     anew that had begun.

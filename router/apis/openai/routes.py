@@ -259,9 +259,11 @@ async def _json_object(request: Request) -> dict[str, Any]:
 
 
 def _fields(form: Form) -> dict[str, str]:
-    """The texts, and the names of files that no one reads: the body's model refuses those."""
-    names = {name: name for name, _ in form.files}
-    return {k: v for k, v in (names | form.texts).items() if k not in _FILE_FIELDS}
+    """The texts. Raises ``InvalidRequest`` for a file where none belongs."""
+    for name, _ in form.files:
+        if name not in _FILE_FIELDS:
+            raise UnsupportedField(f"{name} came as a file; it is text, or unknown", param=name)
+    return {k: v for k, v in form.texts.items() if k not in _FILE_FIELDS}
 
 
 async def _inputs(
@@ -287,5 +289,5 @@ def _details(body: Options) -> dict[str, str]:
 
 
 def _headers(job: Job) -> dict[str, str]:
-    """The SDK shows this one as ``response._request_id``."""
-    return {"x-request-id": job.id}
+    """``x-request-id`` is Serve's own."""
+    return {"x-job-id": job.id}

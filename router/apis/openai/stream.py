@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -66,8 +66,9 @@ class EventStream:
                 return
             if news.num_previews > num_seen and num_sent < (self.body.partial_images or 0):
                 num_seen = news.num_previews
-                yield await self._partial(news, num_sent)
-                num_sent += 1
+                with suppress(AtelierError):  # a preview less harms nobody
+                    yield await self._partial(news, num_sent)
+                    num_sent += 1
 
     async def _partial(self, news: JobProgress, index: int) -> str:
         params = self.job.requests[0].request.params

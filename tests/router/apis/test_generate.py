@@ -1,4 +1,4 @@
-"""The simple API, as seed and contract have it."""
+"""The simple API, as its document has it."""
 
 from __future__ import annotations
 
@@ -195,3 +195,14 @@ async def test_docs_need_no_key() -> None:
         assert (await client.get("/docs")).status_code == 200
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert {"/generate", "/generate/image", "/cache", "/health", "/ready"} <= set(paths)
+
+
+async def test_failures_are_told_in_the_shape_of_the_api_whose_path_it_is() -> None:
+    async with serving() as client:
+        picture = await client.get("/generated_images/nothing")
+        method = await client.put("/v1/models")
+        other = await client.get("/generatedthings")
+    assert set(picture.json()) == {"error", "message"}
+    assert set(method.json()["error"]) == {"message", "type", "param", "code"}
+    assert method.headers["allow"] == "GET"
+    assert other.json()["success"] is False

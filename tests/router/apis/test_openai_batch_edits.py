@@ -1,4 +1,4 @@
-"""Seed 004's dialect of the edits route: files named ``images``."""
+"""The ``images`` dialect of the edits route: files named ``images``."""
 
 from __future__ import annotations
 

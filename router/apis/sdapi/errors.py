@@ -1,0 +1,64 @@
+"""Failures as A1111 tells them, and the two kinds that only this wire has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from deployments.errors import AtelierError, InvalidRequest
+
+
+class InvalidBody(InvalidRequest):
+    """A body that FastAPI would refuse: ``detail`` is its list of complaints."""
+
+    status = 422
+
+    def __init__(self, complaints: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("; ".join(str(complaint["msg"]) for complaint in complaints))
+        self.complaints = [dict(complaint) for complaint in complaints]
+
+
+class UnknownScript(InvalidRequest):
+    """A script, or arguments of one, that this server has not."""
+
+    status = 422
+
+
+def complaints_of(error: ValidationError) -> InvalidBody:
+    """pydantic's complaints in FastAPI's form; long values are cut."""
+    return InvalidBody(
+        [
+            {
+                "type": complaint["type"],
+                "loc": ["body", *complaint["loc"]],
+                "msg": complaint["msg"],
+                "input": _shown(complaint["input"]),
+            }
+            for complaint in error.errors(include_url=False, include_context=False)
+        ]
+    )
+
+
+def render_error(error: AtelierError, _request: Request) -> Response:
+    """``{"error", "detail", "body", "errors"}``; for a bad body ``detail`` is a list."""
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Basic"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    detail = error.complaints if isinstance(error, InvalidBody) else error.message
+    return JSONResponse(
+        {"error": "HTTPException", "detail": detail, "body": "", "errors": error.message},
+        status_code=error.status,
+        headers=headers,
+    )
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bool | int | float | None):
+        return value
+    return str(value)[:200]

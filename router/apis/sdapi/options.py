@@ -1,0 +1,142 @@
+"""Options: what a caller may set once, and what one call overrides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from deployments.errors import InvalidRequest
+from deployments.types import ModelCard, OutputFormat
+from router.apis.sdapi.checkpoints import find_checkpoint, sha256_of, title_of
+
+Options: TypeAlias = Mapping[str, Any]
+
+#: The model of owners that chose none.
+DEFAULT_MODEL: Final = "sdxl-turbo"
+#: The most that is kept of one owner, in characters of JSON.
+MAX_LENGTH: Final = 65_536
+#: ``samples_format`` and what it is here.
+FORMATS: Final[Mapping[str, OutputFormat]] = {
+    "png": "png",
+    "jpg": "jpeg",
+    "jpeg": "jpeg",
+    "webp": "webp",
+}
+CHECKPOINT: Final = "sd_model_checkpoint"
+CHECKPOINT_HASH: Final = "sd_checkpoint_hash"
+#: Options that mean something here, or that clients look for, with A1111's defaults. Others are
+#: kept and handed back.
+DEFAULTS: Final[Options] = {
+    "samples_save": True,
+    "samples_format": "png",
+    "grid_save": True,
+    "grid_format": "png",
+    "return_grid": True,
+    "n_rows": -1,
+    "jpeg_quality": 80,
+    "img2img_background_color": "#ffffff",
+    "img2img_color_correction": False,
+    "initial_noise_multiplier": 1.0,
+    "CLIP_stop_at_last_layers": 1,
+    "sd_vae": "Automatic",
+    "eta_ddim": 0.0,
+    "eta_ancestral": 1.0,
+    "s_churn": 0.0,
+    "s_tmin": 0.0,
+    "s_tmax": 0.0,
+    "s_noise": 1.0,
+    "send_seed": True,
+    "send_size": True,
+    "show_progress_every_n_steps": 2,
+    "live_previews_enable": True,
+    "live_previews_image_format": "jpeg",
+    "face_restoration_model": "CodeFormer",
+    "upscaler_for_img2img": None,
+    "randn_source": "CPU",
+    "tiling": False,
+    "interrogate_clip_num_beams": 1,
+    "outdir_samples": "",
+    "outdir_txt2img_samples": "",
+    "outdir_img2img_samples": "",
+}
+
+
+def render_options(kept: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """``GET options``: the defaults, what the owner set, and the checkpoint in use."""
+    model = checkpoint_of(kept, cards)
+    told = model or DEFAULT_MODEL
+    if model is None and cards and not any(card.has_name(DEFAULT_MODEL) for card in cards):
+        told = cards[0].id
+    derived = {CHECKPOINT: title_of(told), CHECKPOINT_HASH: sha256_of(told)}
+    return {**DEFAULTS, **kept, **derived}
+
+
+def checkpoint_of(options: Options, cards: Sequence[ModelCard]) -> str | None:
+    """Id of the model that the options name; None when they name none, or none that is hosted."""
+    try:
+        return find_checkpoint(cards, options[CHECKPOINT]).id
+    except (KeyError, InvalidRequest):
+        return None
+
+
+def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """What ``POST options`` sets. Raises ``InvalidRequest`` before anything is set."""
+    parsed = {name: _cast(name, value) for name, value in changes.items()}
+    parsed.pop(CHECKPOINT_HASH, None)
+    if CHECKPOINT in parsed:
+        parsed[CHECKPOINT] = title_of(_checkpoint(parsed[CHECKPOINT], cards).id)
+    if len(json.dumps(parsed)) > MAX_LENGTH:
+        raise InvalidRequest(f"options are too long; accepted: at most {MAX_LENGTH} characters")
+    return parsed
+
+
+def override(options: Options, overrides: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """The options of one call. Names that mean nothing are dropped; an unknown checkpoint, or a
+    value of the wrong kind, raises ``InvalidRequest``."""
+    known = {
+        name: _cast(name, value)
+        for name, value in overrides.items()
+        if value is not None and (name in DEFAULTS or name == CHECKPOINT)
+    }
+    if known.get(CHECKPOINT) in ("", "None"):
+        del known[CHECKPOINT]
+    if CHECKPOINT in known:
+        known[CHECKPOINT] = title_of(_checkpoint(known[CHECKPOINT], cards).id)
+    return {**DEFAULTS, **options, **known}
+
+
+def output_format(options: Options) -> OutputFormat:
+    """``samples_format``. Raises ``InvalidRequest``."""
+    name = str(options["samples_format"]).lower()
+    if name not in FORMATS:
+        raise InvalidRequest(
+            f"samples_format {name!r:.50} is unknown; known: {', '.join(FORMATS)}",
+            param="samples_format",
+        )
+    return FORMATS[name]
+
+
+def _checkpoint(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
+    if not isinstance(name, str):
+        raise InvalidRequest(f"{CHECKPOINT} must be text, got {name!r:.100}", param=CHECKPOINT)
+    return find_checkpoint(cards, name)
+
+
+def _cast(name: str, value: Any) -> Any:
+    """The value in its option's kind, which is that of the default."""
+    default = DEFAULTS.get(name)
+    if default is None or value is None:
+        return value
+    try:
+        if isinstance(default, bool):
+            return value if isinstance(value, bool) else bool(int(value))
+        if isinstance(default, int | float) and not isinstance(value, bool):
+            return type(default)(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    else:
+        if isinstance(default, str) and isinstance(value, str):
+            return value
+    kind = type(default).__name__
+    raise InvalidRequest(f"option {name} must be {kind}, got {value!r:.100}", param=name)

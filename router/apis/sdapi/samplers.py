@@ -1,0 +1,204 @@
+"""A1111's samplers and schedule types, by every name, and what they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from deployments.errors import InvalidRequest
+from deployments.types import ModelCard
+
+#: Spacings of schedulers that keep to the training's timesteps; A1111 has them ignore the others.
+_SPACED: Final = ("normal", "sgm_uniform", "simple", "trailing")
+_CURVED: Final = (*_SPACED, "karras", "exponential", "beta")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """One sampler: A1111's name, our scheduler, and the spacing that "Automatic" means."""
+
+    name: str
+    scheduler: str
+    aliases: tuple[str, ...]
+    sigmas: tuple[str, ...] = _CURVED
+    automatic: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name in lower case."""
+        return tuple(name.lower() for name in (self.name, self.scheduler, *self.aliases))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One schedule type: A1111's name, label and aliases, and our spacing; None is Automatic."""
+
+    name: str
+    label: str
+    sigmas: str | None
+    aliases: tuple[str, ...] = ()
+    rho: float = -1
+    needs_model: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name in lower case."""
+        return tuple(name.lower() for name in (self.name, self.label, *self.aliases))
+
+
+SAMPLERS: Final = (
+    Sampler(name="DPM++ 2M", scheduler="DPM++ 2M", aliases=("k_dpmpp_2m",), automatic="karras"),
+    Sampler(name="DPM++ SDE", scheduler="DPM++ SDE", aliases=("k_dpmpp_sde",), automatic="karras"),
+    Sampler(
+        name="DPM++ 2M SDE",
+        scheduler="DPM++ 2M SDE",
+        aliases=("k_dpmpp_2m_sde",),
+        automatic="exponential",
+    ),
+    Sampler(
+        name="Euler a",
+        scheduler="Euler a",
+        aliases=("k_euler_a", "k_euler_ancestral"),
+        sigmas=_SPACED,
+    ),
+    Sampler(name="Euler", scheduler="Euler", aliases=("k_euler",)),
+    Sampler(name="LMS", scheduler="LMS", aliases=("k_lms",)),
+    Sampler(name="Heun", scheduler="Heun", aliases=("k_heun",)),
+    Sampler(name="DDIM", scheduler="DDIM", aliases=("ddim",), sigmas=_SPACED),
+    Sampler(name="PLMS", scheduler="PNDM", aliases=("plms",), sigmas=_SPACED),
+    Sampler(name="UniPC", scheduler="UniPC", aliases=("unipc",)),
+    Sampler(name="LCM", scheduler="LCM", aliases=("k_lcm",), sigmas=("normal",)),
+    Sampler(name="DEIS", scheduler="DEIS", aliases=("k_deis",)),
+    Sampler(name="DDPM", scheduler="DDPM", aliases=("ddpm",), sigmas=_SPACED),
+    Sampler(name="TCD", scheduler="TCD", aliases=("tcd",), sigmas=("normal",)),
+)
+
+SCHEDULES: Final = (
+    Schedule(name="automatic", label="Automatic", sigmas=None),
+    Schedule(name="uniform", label="Uniform", sigmas="normal", needs_model=True),
+    Schedule(name="karras", label="Karras", sigmas="karras", rho=7.0),
+    Schedule(name="exponential", label="Exponential", sigmas="exponential"),
+    Schedule(
+        name="sgm_uniform",
+        label="SGM Uniform",
+        sigmas="sgm_uniform",
+        aliases=("SGMUniform",),
+        needs_model=True,
+    ),
+    Schedule(name="simple", label="Simple", sigmas="simple", needs_model=True),
+    Schedule(name="normal", label="Normal", sigmas="normal", needs_model=True),
+    Schedule(name="beta", label="Beta", sigmas="beta", needs_model=True),
+)
+AUTOMATIC: Final = SCHEDULES[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """A sampler and a schedule type as the answer names them, and what they are here."""
+
+    name: str
+    label: str
+    scheduler: str | None
+    sigmas: str | None
+
+
+def find_sampling(
+    name: str, schedule: str | None, card: ModelCard, *, is_named: bool = True
+) -> Sampling:
+    """The sampler for a model. "DPM++ 2M Karras" and "k_dpmpp_2m_ka" name a schedule type, too.
+
+    A schedule type that is unknown, or that the sampler cannot follow, is Automatic, as in A1111;
+    the answer says so. Raises ``InvalidRequest`` for a sampler that is unknown, or, unless it was
+    not ``is_named``, not the model's.
+    """
+    sampler, joined = _split(name)
+    asked = _find_schedule(schedule) or joined or AUTOMATIC
+    if sampler is None or sampler.scheduler not in (card.schedulers or (sampler.scheduler,)):
+        if is_named and name.lower() != "automatic":
+            raise _unknown(name, card)
+        return Sampling(
+            name=_name_of(card.defaults.scheduler or ""),
+            label=AUTOMATIC.label,
+            scheduler=card.defaults.scheduler,
+            sigmas=card.defaults.sigmas,
+        )
+    if asked.sigmas not in _sigmas(sampler, card):
+        asked = AUTOMATIC
+    sigmas = asked.sigmas or _automatic(sampler, card)
+    return Sampling(
+        name=sampler.name, label=asked.label, scheduler=sampler.scheduler, sigmas=sigmas
+    )
+
+
+def render_samplers(cards: Iterable[ModelCard]) -> list[dict[str, Any]]:
+    """``GET samplers``: those of any hosted model."""
+    known = {scheduler for card in cards for scheduler in card.schedulers}
+    return [
+        {
+            "name": sampler.name,
+            "aliases": list(sampler.aliases),
+            "options": {"scheduler": sampler.automatic} if sampler.automatic else {},
+        }
+        for sampler in SAMPLERS
+        if sampler.scheduler in known or not known
+    ]
+
+
+def render_schedules() -> list[dict[str, Any]]:
+    """``GET schedulers``."""
+    return [
+        {
+            "name": schedule.name,
+            "label": schedule.label,
+            "aliases": list(schedule.aliases) or None,
+            "default_rho": schedule.rho,
+            "need_inner_model": schedule.needs_model,
+        }
+        for schedule in SCHEDULES
+    ]
+
+
+def _split(name: str) -> tuple[Sampler | None, Schedule | None]:
+    lowered = name.strip().lower()
+    if sampler := _find_sampler(lowered):
+        return sampler, None
+    if lowered.endswith("_ka"):
+        lowered = lowered.removesuffix("_ka") + " karras"
+    for schedule in SCHEDULES:
+        for label in schedule.names:
+            if lowered.endswith(f" {label}"):
+                return _find_sampler(lowered.removesuffix(label).strip()), schedule
+    return None, None
+
+
+def _find_sampler(lowered: str) -> Sampler | None:
+    return next((sampler for sampler in SAMPLERS if lowered in sampler.names), None)
+
+
+def _find_schedule(name: str | None) -> Schedule | None:
+    lowered = (name or "").strip().lower()
+    found = next((schedule for schedule in SCHEDULES if lowered in schedule.names), None)
+    return None if found is AUTOMATIC else found
+
+
+def _sigmas(sampler: Sampler, card: ModelCard) -> frozenset[str]:
+    return frozenset(sampler.sigmas).intersection(card.sigmas or sampler.sigmas)
+
+
+def _automatic(sampler: Sampler, card: ModelCard) -> str | None:
+    for sigmas in (sampler.automatic, card.defaults.sigmas):
+        if sigmas in _sigmas(sampler, card):
+            return sigmas
+    return "normal"
+
+
+def _name_of(scheduler: str) -> str:
+    return next((s.name for s in SAMPLERS if s.scheduler == scheduler), scheduler)
+
+
+def _unknown(name: str, card: ModelCard) -> InvalidRequest:
+    known = ", ".join(_name_of(scheduler) for scheduler in card.schedulers)
+    return InvalidRequest(
+        f"Sampler not found: {name!r:.200}; {card.id} has: {known}", param="sampler_name"
+    )
