@@ -164,6 +164,14 @@ class JobProgress:
     num_previews: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The caller's ``Idempotency-Key`` and a digest of the body it came with."""
+
+    key: str
+    digest: str
+
+
 def new_job_id() -> str:
     """A fresh id: ``img_`` and 24 random hexadecimal digits."""
     return f"img_{secrets.token_hex(12)}"

@@ -19,6 +19,7 @@ from deployments.types import Evicted, GenerationRequest, Load, ModelCard
 from router.dispatch import Dispatcher
 from router.events import EventHub, JobNews
 from router.job import (
+    Idempotency,
     Job,
     JobProgress,
     JobStatus,
@@ -29,7 +30,7 @@ from router.job import (
 from router.models import Models, ModelStatus
 from router.routing import admit, choose, resolve
 from router.store.images import ImageStore
-from router.store.jobs import Idempotency, JobPage, JobStore
+from router.store.jobs import JobPage, JobStore
 
 #: Seconds without news after which a watcher looks at the store itself.
 SILENCE_SECONDS: Final = 5.0

@@ -45,7 +45,6 @@ OURS = {
         "router.pictures",
         "router.fetch",
         "router.webhooks",
-        "router.store.jobs",
         "router.store.deliveries",
         "router.store.options",
         "deployments.types",

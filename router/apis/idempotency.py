@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 
 from deployments.errors import InvalidRequest
-from router.store.jobs import Idempotency
+from router.job import Idempotency
 
 HEADER: Final = "Idempotency-Key"
 #: The longest key, in characters.

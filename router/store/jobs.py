@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from router.job import Job, JobError, JobImage, JobProgress, JobStatus
+from router.job import Idempotency, Job, JobError, JobImage, JobProgress, JobStatus
 
 #: How often the replica under a job may die before the job fails.
 MAX_WORKER_DEATHS: Final = 3
@@ -38,14 +38,6 @@ class Outcome:
     error: JobError | None = None
     prompt_tokens: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idempotency:
-    """The caller's ``Idempotency-Key`` and a digest of the body it came with."""
-
-    key: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from deployments.errors import Conflict, JobNotFound
-from router.job import Job, JobProgress, JobStatus
+from router.job import Idempotency, Job, JobProgress, JobStatus
 from router.store.deliveries import Delivery, DeliveryStatus
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
     Claim,
-    Idempotency,
     JobPage,
     JobStore,
     LeaseLost,

@@ -11,14 +11,13 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from deployments.errors import Conflict, JobNotFound
-from router.job import Job, JobProgress, JobStatus
+from router.job import Idempotency, Job, JobProgress, JobStatus
 from router.store import queries, tables
 from router.store.database import Database, reads, writes
 from router.store.deliveries import DeliveryStatus
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
     Claim,
-    Idempotency,
     JobPage,
     JobStore,
     LeaseLost,

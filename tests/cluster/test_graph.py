@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import subprocess
 import sys
@@ -104,6 +105,52 @@ def test_a_stream_shows_real_previews_before_the_end(server: Server) -> None:
     kinds = [event.type.rpartition(".")[2] for event in stream]
     assert kinds == ["partial_image"] * (len(kinds) - 1) + ["completed"]
     assert 2 <= len(kinds) <= 3
+
+
+def test_sixteen_forge_clients_at_once_get_what_they_get_one_by_one(server: Server) -> None:
+    def call(n: int) -> NDArray[np.int16]:
+        body = {
+            "prompt": f"(star {n}:1.2)",
+            "seed": n,
+            "width": 128,
+            "height": 128,
+            "steps": 3 + n % 3,
+            "cfg_scale": 1 + n % 4,
+            "sampler_name": ("Euler a", "Euler", "DPM++ 2M Karras", "DDIM")[n % 4],
+        }
+        answer = httpx.post(f"{server.url}/sdapi/v1/txt2img", json=body, timeout=300)
+        assert answer.status_code == 200, answer.text
+        assert json.loads(answer.json()["info"])["seed"] == n
+        return pixels(base64.b64decode(answer.json()["images"][0]))
+
+    alone = [call(n) for n in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(call, range(16)))
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one - other).max() <= 1
+
+
+def test_an_interrupt_ends_the_call_whichever_gateway_hears_it(server: Server) -> None:
+    body = {
+        "prompt": "long",
+        "steps": 20,
+        "n_iter": 8,
+        "width": 512,
+        "height": 512,
+        "override_settings": {"sd_model_checkpoint": "fake"},
+    }
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(httpx.post, f"{server.url}/sdapi/v1/txt2img", json=body, timeout=300)
+        while httpx.get(f"{server.url}/sdapi/v1/progress").json()["progress"] < 0.3:
+            time.sleep(0.1)
+        # A connection each, so that either gateway may get it.
+        answers = [httpx.post(f"{server.url}/sdapi/v1/interrupt").json() for _ in range(2)]
+        asked = time.monotonic()
+        answer = call.result()
+    assert answers == [{}, {}]
+    assert time.monotonic() - asked < 2
+    assert answer.status_code == 200
+    assert 1 <= len(answer.json()["images"]) < 8
 
 
 def test_a_client_that_hangs_up_cancels_its_work(server: Server) -> None:

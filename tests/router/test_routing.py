@@ -6,7 +6,8 @@ import pytest
 
 from deployments.errors import InvalidRequest, ModelNotReady, UnknownModel
 from deployments.types import GenerationRequest, Load, SamplingParams
-from router.models import ModelStatus, fake_card
+from router.fake_models import fake_card
+from router.models import ModelStatus
 from router.routing import admit, choose, resolve
 
 SMALL = ModelStatus(id="small", card=fake_card("small", aliases=("tiny",)), num_replicas=1)

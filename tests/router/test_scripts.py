@@ -15,8 +15,8 @@ from deployments.errors import GenerationFailed
 from deployments.types import GenerationRequest, SamplingParams
 from router.dispatch import Dispatcher
 from router.events import EventHub
+from router.fake_models import FakeModels, fake_card
 from router.job import JobStatus
-from router.models import FakeModels, fake_card
 from router.scripts import SCRIPTS, find_script
 from router.store.images import MemoryImageStore
 from router.store.memory_jobs import MemoryJobStore

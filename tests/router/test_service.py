@@ -18,10 +18,9 @@ from deployments.errors import (
     WorkerLost,
 )
 from deployments.types import GenerationRequest, SamplingParams
-from router.job import Job, JobProgress, JobStatus
-from router.models import FakeModels, fake_card
+from router.fake_models import FakeModels, fake_card
+from router.job import Idempotency, Job, JobProgress, JobStatus
 from router.store.images import MemoryImageStore
-from router.store.jobs import Idempotency
 from tests.router.making import running
 
 ASKED = {"api": "generate", "owner": "ann"}

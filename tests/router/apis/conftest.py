@@ -22,8 +22,8 @@ from router.apis import openai
 from router.apis.openai.routes import Fetch
 from router.apis.route import RenderError, as_atelier_error
 from router.auth import Authenticator
+from router.fake_models import FakeModels, fake_card
 from router.job import Job
-from router.models import FakeModels, fake_card
 from router.service import GenerationService
 from router.store.memory_jobs import MemoryJobStore
 from tests.router.making import running

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from router.app import gateway
-from router.models import FakeModels, fake_card
+from router.fake_models import FakeModels, fake_card
 from router.settings import Settings
 
 

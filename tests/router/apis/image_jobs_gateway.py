@@ -16,8 +16,8 @@ from deployments.types import ModelCard
 from router.apis import image_jobs
 from router.apis.image_jobs_wire import render_webhook
 from router.auth import Authenticator
+from router.fake_models import FakeModels, fake_card
 from router.fetch import Fetcher
-from router.models import FakeModels, fake_card
 from router.store.memory_deliveries import MemoryDeliveryStore
 from router.store.memory_jobs import MemoryJobStore
 from router.webhooks import Webhooks

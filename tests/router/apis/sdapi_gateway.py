@@ -21,7 +21,7 @@ from deployments.types import (
     SamplingParams,
 )
 from router.app import gateway
-from router.models import FakeModels, fake_card
+from router.fake_models import FakeModels, fake_card
 from router.settings import Settings
 from tests.router.apis.conftest import served
 from tests.router.apis.drawing import picture

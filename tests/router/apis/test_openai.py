@@ -12,7 +12,7 @@ import pytest
 
 from deployments.errors import InvalidRequest
 from deployments.types import GenerationRequest, SamplingParams
-from router.models import fake_card
+from router.fake_models import fake_card
 from tests.router.apis.conftest import Gateway, openai_gateway
 from tests.router.apis.drawing import cutout, opened, picture
 

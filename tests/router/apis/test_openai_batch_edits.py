@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from deployments.types import SamplingParams
-from router.models import fake_card
+from router.fake_models import fake_card
 from tests.router.apis.conftest import Gateway, openai_gateway
 from tests.router.apis.drawing import cutout, giant_png, opened, picture
 

@@ -14,8 +14,8 @@ import pytest
 from deployments.errors import GenerationFailed
 from deployments.types import GenerationRequest, GenerationResult, Progress
 from router.apis.openai.stream import fit_preview
+from router.fake_models import FakeModels, fake_card
 from router.job import JobStatus
-from router.models import FakeModels, fake_card
 from tests.router.apis.conftest import Gateway, openai_gateway, wait_until
 from tests.router.apis.drawing import opened, picture
 
@@ -174,7 +174,7 @@ def test_an_idempotency_key_covers_forms_whatever_their_boundary(slow: Gateway) 
             data={"prompt": "once"},
             files={"image": picture()},
             headers={"Idempotency-Key": "form"},
-        ).headers["x-request-id"]
+        ).headers["x-job-id"]
         for _ in range(2)
     }
     assert len(ids) == 1

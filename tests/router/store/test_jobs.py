@@ -8,13 +8,12 @@ from dataclasses import replace
 import pytest
 
 from deployments.errors import Conflict, InvalidRequest, JobNotFound
-from router.job import Job, JobError, JobProgress, JobStatus
+from router.job import Idempotency, Job, JobError, JobProgress, JobStatus
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
     MAX_ATTEMPTS,
     MAX_WORKER_DEATHS,
     Claim,
-    Idempotency,
     JobStore,
     LeaseLost,
     Outcome,
