@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit"]
+#: ``upscale`` enlarges a picture and needs no prompt; such a model is used only by name.
+Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit", "upscale"]
 MaskedContent: TypeAlias = Literal["original", "noise", "zeros"]
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp", "safetensors"]
 

@@ -53,7 +53,8 @@ def choose(
         card = resolve(statuses, name)
         if card.unavailable:
             raise GenerationFailed(card.unavailable, param="model")
-        if not can_do(card, mode):
+        is_upscaling = mode == "image-to-image" and "upscale" in card.modes
+        if not can_do(card, mode) and not is_upscaling:
             raise InvalidRequest(
                 f"model {card.id!r} cannot do {mode}; it can do: {', '.join(card.modes)}",
                 param="model",

@@ -38,6 +38,7 @@ from router.apis.sdapi.scripts import (
     Call,
     make_plan,
 )
+from router.apis.sdapi.upscalers import find_learned, find_upscaler
 from router.service import GenerationService
 from router.store.options import OptionStore
 
@@ -165,10 +166,26 @@ class Drawing:
         images = []
         for text in texts:
             data = await self._load(text, "image")
-            images.append(
-                encode_base64(await asyncio.to_thread(extras.upscale, data, body, options))
-            )
+            learned = await self._learned(request, body, data)
+            enlarged = await asyncio.to_thread(extras.upscale, data, body, options, learned)
+            images.append(encode_base64(enlarged))
         return images
+
+    async def _learned(self, request: Request, body: Extras, data: bytes) -> dict[str, bytes]:
+        """What hosted upscalers make of a picture, for those that the body names; jobs all."""
+        cards, made = self._service.cards(), {}
+        for name in dict.fromkeys((body.upscaler_1, body.upscaler_2)):
+            if (card := find_learned(name, cards)) is None:
+                find_upscaler(name, cards)
+                continue
+            job = await self._service.run(
+                GenerationRequest(prompt="", model=card.id, images=(data,)),
+                api=API,
+                owner=owner_of(request),
+                is_disconnected=request.is_disconnected,
+            )
+            made[name] = await self._service.image(job, 0)
+        return made
 
     async def _load(self, text: str, param: str) -> bytes:
         """A picture of a body: base64, or a URL."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
@@ -16,17 +17,18 @@ from router.apis.sdapi.options import Options, output_format
 from router.apis.sdapi.upscalers import find_upscaler
 
 
-def upscale(data: bytes, body: Extras, options: Options) -> bytes:
+def upscale(data: bytes, body: Extras, options: Options, learned: Mapping[str, bytes]) -> bytes:
     """The picture enlarged by the first upscaler, with the second mixed in.
 
+    ``learned`` holds what hosted models made of it, by the upscaler's name; that is then fitted.
     "None" leaves it as it is. Faces are restored as A1111 does without the weights: not at all.
     """
     image = open_picture(data)
     text, _ = read_infotext(data)
     size = _size(image, body)
-    whole = _by(image, body.upscaler_1, size, body)
+    whole = _by(image, body.upscaler_1, size, body, learned)
     if body.upscaler_2 != "None" and body.extras_upscaler_2_visibility > 0:
-        other = _by(image, body.upscaler_2, size, body)
+        other = _by(image, body.upscaler_2, size, body, learned)
         if other.size == whole.size:
             whole = Image.blend(whole, other, body.extras_upscaler_2_visibility)
     quality = max(1, min(100, int(options["jpeg_quality"])))
@@ -45,7 +47,11 @@ def html_info(body: Extras) -> str:
     return f"<p>{html.escape(f'{done}, Postprocess upscaler: {body.upscaler_1}')}</p>"
 
 
-def _by(image: Image.Image, upscaler: str, size: Size, body: Extras) -> Image.Image:
+def _by(
+    image: Image.Image, upscaler: str, size: Size, body: Extras, learned: Mapping[str, bytes]
+) -> Image.Image:
+    if upscaler in learned:
+        image, upscaler = open_picture(learned[upscaler]), "Lanczos"
     resampling = find_upscaler(upscaler)
     if upscaler.lower() == "none":
         return image

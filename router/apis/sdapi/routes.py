@@ -96,7 +96,7 @@ def _add_lists(router: APIRouter, service: GenerationService, styles: Styles) ->
         "sd-models": models,
         "samplers": lambda: render_samplers(service.cards()),
         "schedulers": render_schedules,
-        "upscalers": render_upscalers,
+        "upscalers": lambda: render_upscalers(service.cards()),
         "latent-upscale-modes": render_latent_modes,
         "prompt-styles": lambda: discovery.render_styles(styles),
         "scripts": render_scripts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from router.apis.sdapi import parse_styles
 from router.apis.sdapi.infotext import fields_of, parse_infotext, write_infotext
 from tests.router.apis.drawing import opened, picture
-from tests.router.apis.sdapi_gateway import PICTURE, Served, sdapi_gateway
+from tests.router.apis.sdapi_gateway import PICTURE, SDXL, Served, sdapi_gateway
 
 V1 = "/sdapi/v1"
 SMALL = {"width": 64, "height": 64, "steps": 2}
@@ -288,3 +289,19 @@ def test_extra_batch_images(lists: Served) -> None:
 def test_extras_refuse(lists: Served, fields: dict[str, Any], status: int) -> None:
     body = {"image": base64.b64encode(picture()).decode(), **fields}
     assert lists.refused(f"{V1}/extra-single-image", **body).status_code == status
+
+
+def test_a_hosted_upscaler_is_listed_and_draws() -> None:
+    upscaler = replace(SDXL, id="esrgan", aliases=(), modes=("upscale",))
+    with sdapi_gateway(SDXL, upscaler) as sd:
+        assert [item["name"] for item in sd.get(f"{V1}/upscalers")][-1] == "esrgan"
+        image = sd.post(
+            f"{V1}/extra-single-image", image=PICTURE, upscaler_1="esrgan", upscaling_resize=3
+        )["image"]
+        assert opened(image).size == (288, 192)
+        assert [call.model for call in sd.models.calls] == ["esrgan"]
+        assert len(sd.models.calls[0].images) == 1
+        refused = sd.refused(f"{V1}/extra-single-image", image=PICTURE, upscaler_1="x")
+        assert "None, Lanczos, Nearest, esrgan" in refused.text
+        sd.post(f"{V1}/txt2img", prompt="a star", **SMALL)
+        assert sd.models.calls[-1].model == "sdxl-turbo"
