@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deployments.config import variable
+from deployments.engine.state import picture_seed
 from deployments.errors import Cancelled, InvalidImage, ProviderFailure
 from deployments.gemini_api import Drawing, Gemini, GeminiConfig
 from deployments.pictures import decode_image, encode
@@ -178,9 +179,10 @@ def finish(request: GenerationRequest, index: int, data: bytes) -> GeneratedImag
     if image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    texts = request.texts[index] if index < len(request.texts) else ()
     return GeneratedImage(
-        data=encode(pixels, request.output_format, request.output_quality),
-        seed=(params.seed or 0) + index,
+        data=encode(pixels, request.output_format, request.output_quality, texts),
+        seed=picture_seed(request, index),
         width=size[0],
         height=size[1],
         format=request.output_format,

@@ -12,7 +12,7 @@ from deployments.config import ModelConfig, variable
 from deployments.engine.engine import Engine
 from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
 from deployments.engine.inline import InlineRunner, Runner
-from deployments.errors import AtelierError
+from deployments.errors import AtelierError, Cancelled
 from deployments.families import family_class
 from deployments.families.base import Family
 from deployments.pictures import encode, encode_preview, shrink
@@ -68,11 +68,13 @@ class ModelHost:
         def listen(event: Event) -> None:
             loop.call_soon_threadsafe(mailbox.put_nowait, event)
 
-        if request.images:
-            request = await asyncio.to_thread(_shrunk, request)
-        self._engine.add(request_id, request, listen)
         self._ongoing.add(request_id)
         try:
+            if request.images:
+                request = await asyncio.to_thread(_shrunk, request)
+            if request_id not in self._ongoing:
+                raise Cancelled("the request was cancelled")
+            self._engine.add(request_id, request, listen)
             while True:
                 event = await mailbox.get()
                 if isinstance(event, Failed):
@@ -89,8 +91,11 @@ class ModelHost:
 
     async def cancel(self, prefix: str) -> int:
         """Stop requests whose id begins so, at their next step; how many there were."""
-        ids = [request_id for request_id in self._ongoing if request_id.startswith(prefix)]
-        return sum(self._engine.cancel(request_id) for request_id in ids)
+        ids = {request_id for request_id in self._ongoing if request_id.startswith(prefix)}
+        self._ongoing -= ids
+        for request_id in ids:
+            self._engine.cancel(request_id)
+        return len(ids)
 
     async def card(self) -> ModelCard:
         """What this model is and accepts."""
@@ -155,6 +160,7 @@ def open_engine(config: ModelConfig) -> OpenedEngine:
         device = pick_device(config.device if may_use_gpu else "cpu")
         dtype = pick_dtype(config.dtype, device)
         runner = TorchRunner(device, config.num_threads)
+    _check(config, family_type)
     family = family_type.load(config, device, dtype)
     engine = Engine(
         family,
@@ -165,6 +171,16 @@ def open_engine(config: ModelConfig) -> OpenedEngine:
     )
     engine.start()
     return OpenedEngine(engine, family, device, dtype)
+
+
+def _check(config: ModelConfig, family: type[Family]) -> None:
+    """Raise ``ValueError`` for what no request could use, before weights are read."""
+    if config.step_seconds is not None and family.uses_torch:
+        raise ValueError("step_seconds is for the fake family alone")
+    for key, known in (("scheduler", family.schedulers), ("sigmas", family.sigmas)):
+        value = getattr(config.defaults, key)
+        if value not in known:
+            raise ValueError(f"unknown {key} {value!r}; known: {', '.join(known)}")
 
 
 def make_card(

@@ -30,7 +30,7 @@ MAX_EXIF_BYTES: Final = 65_000
 MAX_PREVIEW_SIZE: Final = 512
 
 UNDECODABLE: Final = (
-    "the input picture cannot be decoded; accepted: PNG, JPEG, WebP, GIF, BMP, TIFF"
+    "the input picture cannot be decoded; accepted: PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF"
 )
 
 

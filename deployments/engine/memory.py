@@ -17,6 +17,11 @@ class Resident:
     weights: Any
     num_users: int = 0
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the set stays in memory whatever the pool does, as a base model's own may."""
+        return bool(getattr(self.weights, "is_pinned", False))
+
 
 class WeightsPool:
     """Owns the sets of weights: counts their users and drops the least recently used idle set.
@@ -26,7 +31,8 @@ class WeightsPool:
 
     Args:
         load: returns the set of a name (None is the base model's own), an object with ``name: str``
-            and ``num_bytes: int``. It may raise: the other sets stay.
+            and ``num_bytes: int``, and perhaps a true ``is_pinned``: such a set is never dropped.
+            It may raise: the other sets stay.
         max_resident: sets kept in memory. While one more is loading it is there besides them,
             unless it does not fit: then idle sets leave first.
     """
@@ -54,7 +60,8 @@ class WeightsPool:
         with self._lock:
             if name in self._residents:
                 return True
-            return sum(r.num_users > 0 for r in self._residents.values()) < self._max_resident
+            stay = sum(r.num_users > 0 or r.is_pinned for r in self._residents.values())
+            return stay < self._max_resident or all(r.is_pinned for r in self._residents.values())
 
     def acquire(self, name: str | None) -> Any:
         """The set of this name, loaded if it is not there; it stays until ``release``."""
@@ -107,6 +114,6 @@ class WeightsPool:
     def _drop_idle(self) -> Any:
         """Drop the least recently used idle set and return it; None when all are in use."""
         for name, resident in self._residents.items():
-            if resident.num_users == 0:
+            if resident.num_users == 0 and not resident.is_pinned:
                 return self._residents.pop(name).weights
         return None

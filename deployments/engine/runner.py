@@ -68,8 +68,12 @@ class TorchRunner:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch raised this because memory ran out: CUDA's own class, or the CPU's text."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in str(error) and "allocate memory" in str(error)
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or ("DefaultCPUAllocator" in text and "allocate memory" in text)
+        or "CUDA error: out of memory" in text  # of the context or a module, not the allocator
+        or "STATUS_ALLOC_FAILED" in text  # of cuBLAS and its like
     )
 
 

@@ -29,12 +29,14 @@ class Weights:
     Attributes:
         name: unique among a model's sets; empty for the base model's own.
         num_bytes: of the modules that are this set's alone.
+        is_pinned: whether the set is in memory as long as its family is.
         pipeline: a diffusers pipeline of these modules and the base's others.
     """
 
     name: str
     num_bytes: int
     pipeline: Any
+    is_pinned: bool = False
 
 
 def read_pipeline(pipeline: str, folder: str, options: Mapping[str, Any]) -> Any:

@@ -82,13 +82,15 @@ class LatentDiffusion(Family):
         """The base's own set, or a user's UNet and text encoders around the base's VAE."""
         if name is None:
             parts = [getattr(self.base, part) for part in ("vae", *self.personal)]
-            return Weights(name="", num_bytes=num_bytes(parts), pipeline=self.base)
+            size = num_bytes(parts)
+            return Weights(name="", num_bytes=size, pipeline=self.base, is_pinned=True)
         if name not in self.config.personal:
             known = ", ".join(sorted(self.config.personal)) or "none"
             raise InvalidRequest(f"unknown weights {name!r}; known: {known}", param="weights")
         folder = locate(self.config.personal[name])
         own = read_personal(name, folder, {p: getattr(self.base, p) for p in self.personal})
         pipeline = type(self.base)(**{**self.base.components, **own})
+        pipeline.register_to_config(**self.base.config)  # such as force_zeros_for_empty_prompt
         return Weights(name=name, num_bytes=num_bytes(own.values()), pipeline=pipeline)
 
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:

@@ -44,6 +44,10 @@ def first_noise(
     return centred(noise, randn_tensor(shape, generator=generator))
 
 
+#: Below this the angle between two columns is no angle.
+_MIN_SINE = 1e-4
+
+
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     """Turn ``one`` towards ``other`` by ``share`` of the angle between them (Shoemake 1985).
 
@@ -55,10 +59,9 @@ def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
         return one * (1 - share) + other * share
     angle = torch.acos(cosine.clamp(-1, 1))
     sine = torch.sin(angle)
-    turned: Tensor = (
-        torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other
-    ) / sine
-    return turned
+    turned = (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / sine
+    # Columns that are (nearly) parallel, as single pixels are, have no plane to turn in.
+    return torch.where(sine.abs() < _MIN_SINE, one * (1 - share) + other * share, turned)
 
 
 def centred(inner: Tensor, outer: Tensor) -> Tensor:

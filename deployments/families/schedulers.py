@@ -8,10 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import diffusers
+from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
 
 from deployments.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Generator, Tensor
 
     from deployments.types import SamplingParams
@@ -121,6 +124,8 @@ def step(
     generator: Generator,
 ) -> Any:
     """The scheduler's step output; the generator and the knobs of ``params`` that it takes."""
+    if getattr(scheduler, "noise_sampler", ()) is None:
+        scheduler.noise_sampler = _brownian_noise(scheduler, latents)
     given = {
         "generator": generator,
         "eta": params.eta,
@@ -156,6 +161,19 @@ def clean_latents(
             return prediction
 
 
+def _brownian_noise(scheduler: Any, latents: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """DPM++ SDE's noise from a tree on the CPU: on a GPU the same seed would mean other noise."""
+    sigmas = scheduler.sigmas
+    low, high = sigmas[sigmas > 0].min().item(), sigmas.max().item()
+    tree = BrownianTreeNoiseSampler(latents.cpu(), low, high, scheduler.noise_sampler_seed)
+
+    def noise(sigma: Tensor, following: Tensor) -> Tensor:
+        drawn: Tensor = tree(sigma.cpu(), following.cpu())
+        return drawn.to(latents.device)
+
+    return noise
+
+
 def _class_of(name: str) -> Any:
     return getattr(diffusers, SCHEDULERS[name][0])
 
@@ -163,7 +181,11 @@ def _class_of(name: str) -> Any:
 def _longest(scheduler: Any) -> int:
     """The most steps a scheduler can be set to; distilled ones take few."""
     config = scheduler.config
-    return int(config.get("original_inference_steps") or config.num_train_timesteps)
+    own = inspect.signature(type(scheduler).__init__).parameters
+    distilled = (
+        config.get("original_inference_steps") if "original_inference_steps" in own else None
+    )
+    return int(distilled or config.num_train_timesteps)
 
 
 def _begin(scheduler: Any, index: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from diffusers.image_processor import VaeImageProcessor
 
 from deployments import pictures
-from deployments.errors import InvalidImage
-from deployments.families.frame import Frame, redrawn_box
+from deployments.errors import InvalidImage, InvalidRequest
+from deployments.families.frame import Box, Frame, redrawn_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,7 @@ class SourceReader:
     """
 
     def __init__(self, factor: int, max_pixels: int) -> None:
+        self._factor = factor
         self._max_pixels = max_pixels
         self._pixels = VaeImageProcessor(vae_scale_factor=factor)
         self._masks = VaeImageProcessor(
@@ -85,15 +86,29 @@ class SourceReader:
         if mask is not None and request.mask_padding is not None:
             _limit(picture, _FRAME_PIXELS * self._max_pixels)
             box = redrawn_box(mask, request.mask_padding, params.width, params.height)
+            self._limit_box(box)
             frame = Frame(picture, mask, box)
             picture, mask = frame.inside()
         elif request.is_latent_resize and picture.size != (params.width, params.height):
             _limit(picture, self._max_pixels)
+            if min(picture.size) < self._factor:
+                message = f"the input picture is {picture.width} by {picture.height}: too small"
+                raise InvalidImage(message, param="images")
             natural = self._pixels.preprocess(picture)
         pixels = self._pixels.preprocess(picture, params.height, params.width)
         if mask is not None:
             mask = self._masks.preprocess(mask, params.height, params.width)
         return Source(pixels, mask, natural, frame)
+
+    def _limit_box(self, box: Box) -> None:
+        """A box of another shape than the input may reach far beyond it."""
+        width, height = box[2] - box[0], box[3] - box[1]
+        if width * height > _FRAME_PIXELS * self._max_pixels:
+            message = (
+                f"the masked part, in the shape asked for, is {width} by {height}; "
+                f"it may have {_FRAME_PIXELS * self._max_pixels} pixels at most"
+            )
+            raise InvalidRequest(message, param="mask")
 
 
 def _limit(picture: Image.Image, max_pixels: int) -> None:

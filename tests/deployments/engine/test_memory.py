@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from deployments.engine.memory import WeightsPool
@@ -100,3 +102,19 @@ def test_evict_idle_keeps_what_is_in_use() -> None:
     assert pool.names == ("a",)
     use(pool, "b")
     assert shelf.loaded == ["a", "b", "c", "b"]
+
+
+def test_a_pinned_set_stays_and_counts() -> None:
+    @dataclass
+    class Pinned:
+        name: str = ""
+        num_bytes: int = 10
+        is_pinned: bool = True
+
+    pool = WeightsPool(lambda name: Pinned() if name is None else Pinned(name, 10, False), 2)
+    for name in (None, "a", "b"):
+        pool.acquire(name)
+        pool.release(name)
+    assert pool.names == ("", "b")
+    assert pool.evict_idle() == Evicted(weights=("b",), num_bytes=10)
+    assert (pool.names, pool.num_bytes) == (("",), 10)

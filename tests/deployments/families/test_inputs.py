@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from deployments import pictures
-from deployments.errors import InvalidImage
+from deployments.errors import InvalidImage, InvalidRequest
 from deployments.families.base import Family
 from deployments.families.frame import Frame, redrawn_box
 from tests.deployments.families.driver import ask, denoise, draw, png, states_of, stock
@@ -171,3 +171,18 @@ def test_tiling_shares_no_forward_pass_and_leaves_no_trace(load: Load) -> None:
     together = draw(family, ask(tiling=True), ask())
     assert np.abs(together[1] - before).max() <= 1
     assert np.abs(together[0] - draw(family, ask(tiling=True))[0]).max() <= 1
+
+
+def test_a_mask_whose_box_reaches_far_beyond_the_picture_is_refused(
+    load: Callable[[str], Family],
+) -> None:
+    wide, white = png(np.zeros((100, 2000, 3))), png(np.ones((100, 2000, 3)))
+    request = ask(images=(wide,), mask=white, mask_padding=0, width=64, height=2048)
+    with pytest.raises(InvalidRequest, match="2000 by 64000"):
+        states_of(load("sd"), request)
+
+
+def test_a_picture_smaller_than_a_latent_is_refused(load: Callable[[str], Family]) -> None:
+    request = ask(images=(png(np.zeros((400, 5, 3))),), is_latent_resize=True)
+    with pytest.raises(InvalidRequest, match="too small"):
+        states_of(load("sd"), request)

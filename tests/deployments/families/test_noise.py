@@ -97,3 +97,8 @@ def test_churn_reaches_the_schedulers_that_have_it(load: Load) -> None:
     assert np.array_equal(plain, bounded)
     ignored, as_well = (draw(family, ask(scheduler="DDIM", s_churn=c))[0] for c in (0.0, 2.0))
     assert np.array_equal(ignored, as_well)
+
+
+def test_slerp_of_single_pixels_is_finite() -> None:
+    one, other = torch.randn(1, 4, 1, 8), torch.randn(1, 4, 1, 8)
+    assert torch.isfinite(slerp(one, other, 0.5)).all()
