@@ -70,6 +70,8 @@ class LatentDiffusion(Family):
             raise ValueError(f"family {config.family!r} needs weights")
         options = {"dtype": getattr(torch, dtype), **cls.omitted}
         pipeline = read_pipeline(cls.pipeline, locate(config.weights), options)
+        if pipeline.unet.config.time_cond_proj_dim is not None:
+            raise ValueError("UNets that take their guidance as an input are not supported yet")
         if dtype == "float16" and pipeline.vae.config.force_upcast:
             pipeline.vae.to(torch.float32)
         for part in ("vae", *cls.personal):
@@ -181,9 +183,8 @@ class LatentDiffusion(Family):
         return to_arrays(self.autoencoder.decode(latents, is_tiling=state.batch_key.is_tiling))[0]
 
     def _check(self, request: GenerationRequest, weights: Weights) -> None:
-        limit = max(self.config.limits.max_input_images, 1)
-        if len(request.images) > limit:
-            message = f"{len(request.images)} input pictures; this model takes at most {limit}"
+        if len(request.images) > 1:
+            message = f"{len(request.images)} input pictures; this model takes one"
             raise InvalidRequest(message, param="images")
         check_second_pass(request)
         channels = weights.pipeline.unet.config.in_channels

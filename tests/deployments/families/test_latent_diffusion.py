@@ -257,8 +257,8 @@ def test_bfloat16_is_near_float32(load: Load, checkpoints: Path) -> None:
     assert np.abs(rough - fine).mean() < 10
 
 
-def test_encode_refuses_more_input_pictures_than_the_limit(load: Load, photo: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="2 input pictures; this model takes at most 1"):
+def test_encode_refuses_more_than_one_input_picture(load: Load, photo: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="2 input pictures; this model takes one"):
         states_of(load("sd"), ask(images=(photo, photo)))
 
 
