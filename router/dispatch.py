@@ -34,7 +34,7 @@ from router.job import (
     restore_request,
 )
 from router.models import Models, WorkerDied, WorkerUnavailable
-from router.scripts import find_script
+from router.scripts import find_script, width_of
 from router.store.images import ImageStore
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
@@ -197,7 +197,7 @@ class Dispatcher:
     def _begin(self, claim: Claim) -> None:
         job = claim.job
         running = self._num_running.get(job.model, 0)
-        self._num_running[job.model] = running + len(job.requests)
+        self._num_running[job.model] = running + _width(job)
         task = asyncio.create_task(self._run(claim))
         self._running[job.id] = task
         task.add_done_callback(lambda _: self._end(job, task))
@@ -206,7 +206,7 @@ class Dispatcher:
         if self._running.get(job.id) is task:
             del self._running[job.id]
             self._attempts.pop(job.id, None)
-        self._num_running[job.model] -= len(job.requests)
+        self._num_running[job.model] -= _width(job)
         self._wakers[job.model].set()
 
     # -- running --------------------------------------------------------------------------------
@@ -318,6 +318,12 @@ class Dispatcher:
             logger.warning("job_id=%s %s: %s", job.id, job.status, why)
             if job.status.is_final:
                 self._events.publish(job.id, job)
+
+
+def _width(job: Job) -> int:
+    """How many of a model's places the job takes."""
+    details = job.details
+    return width_of(details.get("script", ""), len(job.requests), details.get("script_args", {}))
 
 
 def _failure(job: Job, error: BaseException) -> Outcome:

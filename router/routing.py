@@ -87,7 +87,7 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
 
     Raises ``InvalidRequest`` naming the field, the value and what is accepted.
     """
-    if not request.prompt.strip() and not request.images:
+    if not (request.prompt.strip() or request.images or request.is_weighted):
         raise InvalidRequest("prompt must not be empty", param="prompt")
     if len(request.images) > card.max_input_images:
         raise InvalidRequest(

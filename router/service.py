@@ -325,7 +325,11 @@ def raise_unless_completed(job: Job) -> Job:
 
 
 def _check_texts(request: GenerationRequest) -> None:
-    for param, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    if second := request.second_pass:
+        texts["second_pass.prompt"] = second.prompt or ""
+        texts["second_pass.negative_prompt"] = second.negative_prompt or ""
+    for param, text in texts.items():
         if len(text) > MAX_PROMPT_LENGTH:
             raise InvalidRequest(
                 f"{param} has {len(text)} characters; accepted: at most {MAX_PROMPT_LENGTH}",

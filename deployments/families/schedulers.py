@@ -27,7 +27,21 @@ SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Heun": ("HeunDiscreteScheduler", {}),
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "DPM++ 2M SDE Heun": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "DPM++ 3M SDE": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+    ),
+    "DPM++ 2S": (
+        "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "dpmsolver++", "lower_order_final": True},
+    ),
     "DPM++ SDE": ("DPMSolverSDEScheduler", {}),
+    "DPM2": ("KDPM2DiscreteScheduler", {}),
+    "DPM2 a": ("KDPM2AncestralDiscreteScheduler", {}),
     "DDIM": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "DDPM": ("DDPMScheduler", {"clip_sample": False}),
     "PNDM": ("PNDMScheduler", {"skip_prk_steps": True}),

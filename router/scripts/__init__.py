@@ -39,6 +39,12 @@ SCRIPTS: Final[Mapping[str, str]] = {
 }
 
 
+def width_of(name: str, num_requests: int, args: Mapping[str, Any]) -> int:
+    """How many of a job's requests its script draws at once, at most."""
+    widths = {"in_turn": args.get("at_once"), "chain": 1, "mosaic": len(args.get("corners", ()))}
+    return max(1, min(num_requests, widths.get(name) or num_requests))
+
+
 def find_script(name: str) -> Script:
     """The script with this name. Raises ``GenerationFailed``, which lists the known ones."""
     if name not in SCRIPTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,16 +13,15 @@ from router.scripts import Canvas
 async def draw_chain(
     canvas: Canvas, requests: Sequence[GenerationRequest], args: Mapping[str, Any]
 ) -> None:
-    """Draw chains of ``length`` requests each, side by side.
+    """Draw chains of ``length`` requests each, one after another.
 
-    A chain's first request brings its own input. The job's pictures are all of them, in order;
-    with ``keep`` "last" only each chain's last.
+    A chain's first request brings its own input; the others need none. The job's pictures are all
+    of them, in order; with ``keep`` "last" only each chain's last.
     """
     length = args["length"]
-    async with asyncio.TaskGroup() as tasks:
-        for start in range(0, len(requests), length):
-            links = requests[start : start + length]
-            tasks.create_task(_draw(canvas, start, links, keeps_all=args["keep"] == "all"))
+    for start in range(0, len(requests), length):
+        links = requests[start : start + length]
+        await _draw(canvas, start, links, keeps_all=args["keep"] == "all")
 
 
 async def _draw(

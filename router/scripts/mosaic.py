@@ -16,12 +16,14 @@ from router.scripts import Canvas
 #: Tags of EXIF: its own directory, and the comment in it, which begins with its encoding's name.
 _EXIF_IFD: Final = 0x8769
 _USER_COMMENT: Final = 0x9286
+#: What one segment of a JPEG holds, less its marker.
+_MAX_EXIF_BYTES: Final = 65_000
 
 
 async def draw_mosaic(
     canvas: Canvas, requests: Sequence[GenerationRequest], args: Mapping[str, Any]
 ) -> None:
-    """Draw mosaics whose tiles follow one another in the requests.
+    """Draw one mosaic after another; a mosaic's tiles follow one another in the requests.
 
     ``size`` is a mosaic's width and height, ``corners`` its tiles' left upper corners, row by row;
     the seam of two tiles fades from one to the other. A mosaic takes its first tile's seed and
@@ -29,10 +31,9 @@ async def draw_mosaic(
     """
     corners = [(left, top) for left, top in args["corners"]]
     width, height = args["size"]
-    async with asyncio.TaskGroup() as tasks:
-        for start in range(0, len(requests), len(corners)):
-            tiles = requests[start : start + len(corners)]
-            tasks.create_task(_draw(canvas, start, tiles, corners, (width, height)))
+    for start in range(0, len(requests), len(corners)):
+        tiles = requests[start : start + len(corners)]
+        await _draw(canvas, start, tiles, corners, (width, height))
 
 
 async def _draw(
@@ -42,13 +43,12 @@ async def _draw(
     corners: Sequence[tuple[int, int]],
     size: tuple[int, int],
 ) -> None:
-    results = await asyncio.gather(
-        *(
-            canvas.draw(start + offset, replace(tile, output_format="png"))
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(canvas.draw(start + offset, replace(tile, output_format="png")))
             for offset, tile in enumerate(tiles)
-        )
-    )
-    images = [result.images[0] for result in results]
+        ]
+    images = [task.result().images[0] for task in tasks]
     data = await asyncio.to_thread(_lay, [image.data for image in images], corners, size, tiles[0])
     whole = replace(
         images[0], data=data, width=size[0], height=size[1], format=tiles[0].output_format
@@ -102,6 +102,7 @@ def _encode(image: Image.Image, request: GenerationRequest) -> bytes:
     else:
         exif = Image.Exif()
         told = "\n".join(text for _, text in texts).encode("utf-16-be")
-        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + told
+        if len(told) < _MAX_EXIF_BYTES:
+            exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + told
         image.save(out, request.output_format, quality=request.output_quality, exif=exif)
     return out.getvalue()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from deployments.errors import InvalidRequest
+
+#: The most that is kept of one owner in one API, in characters of JSON.
+MAX_LENGTH: Final = 65_536
 
 
 class OptionStore(ABC):
@@ -17,7 +23,18 @@ class OptionStore(ABC):
 
     @abstractmethod
     async def update(self, changes: Mapping[str, Any], *, owner: str, api: str) -> None:
-        """Set these names and leave the others as they are."""
+        """Set these names and leave the others as they are.
+
+        Raises ``InvalidRequest`` where that would be more than ``MAX_LENGTH``; nothing is set.
+        """
+
+
+def merge(kept: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept after these changes. Raises ``InvalidRequest`` when that is too much."""
+    merged = {**kept, **changes}
+    if len(json.dumps(merged)) > MAX_LENGTH:
+        raise InvalidRequest(f"options are too long; accepted: at most {MAX_LENGTH} characters")
+    return merged
 
 
 class MemoryOptionStore(OptionStore):
@@ -30,4 +47,4 @@ class MemoryOptionStore(OptionStore):
         return dict(self._kept.get((owner, api), {}))
 
     async def update(self, changes: Mapping[str, Any], *, owner: str, api: str) -> None:
-        self._kept.setdefault((owner, api), {}).update(changes)
+        self._kept[owner, api] = merge(self._kept.get((owner, api), {}), changes)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from router.store.database import Database, reads, writes
-from router.store.options import OptionStore
+from router.store.options import OptionStore, merge
 from router.store.tables import owner_options
 
 
@@ -34,7 +34,7 @@ class SqlOptionStore(OptionStore):
     ) -> None:
         connection.execute(self._begin, {"owner": owner, "api": api, "options": "{}"})
         query = select(owner_options.c.options).where(*_of(owner, api)).with_for_update()
-        options = json.dumps(_parse(connection.scalar(query)) | dict(changes))
+        options = json.dumps(merge(_parse(connection.scalar(query)), changes))
         connection.execute(update(owner_options).where(*_of(owner, api)).values(options=options))
 
 

@@ -5,24 +5,38 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from deployments.errors import GenerationFailed
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, GenerationResult, Progress, SamplingParams
 from router.dispatch import Dispatcher
 from router.events import EventHub
 from router.fake_models import FakeModels, fake_card
 from router.job import JobStatus
-from router.scripts import SCRIPTS, find_script
+from router.scripts import SCRIPTS, find_script, width_of
 from router.store.images import MemoryImageStore
 from router.store.memory_jobs import MemoryJobStore
 from tests.router.making import Inside, running
 
 ASKED = {"api": "sdapi", "owner": "ann"}
+
+
+class FailingModels(FakeModels):
+    """Fake models that cannot draw seed 13."""
+
+    async def generate(
+        self, model: str, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult]:
+        if request.params.seed == 13:
+            await asyncio.sleep(0.1)
+            raise GenerationFailed("a broken tile")
+        async with aclosing(super().generate(model, request_id, request)) as stream:  # type: ignore[type-var]
+            async for news in stream:
+                yield news
 
 
 def request(seed: int, steps: int = 2, **fields: Any) -> GenerationRequest:
@@ -201,6 +215,65 @@ async def test_interrupted_job_whose_worker_died_is_not_begun_again() -> None:
                 break
         await service_side.stop()
     assert (ended.status, ended.images, models.calls) == (JobStatus.COMPLETED, (), [])
+
+
+# -- how much a job takes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "width"),
+    [
+        ("", {}, 6),
+        ("nonsense", {}, 6),
+        ("in_turn", {"at_once": 2}, 2),
+        ("in_turn", {"at_once": 40}, 6),
+        ("chain", {"length": 3}, 1),
+        ("mosaic", {"corners": [[0, 0], [8, 0], [16, 0]]}, 3),
+    ],
+)
+def test_width_is_what_is_drawn_at_once(name: str, args: Mapping[str, Any], width: int) -> None:
+    assert width_of(name, 6, args) == width
+
+
+async def test_a_long_job_in_turn_leaves_room_for_others() -> None:
+    models = FakeModels(fake_card(), step_seconds=0.02)
+    async with running(models, jobs_per_replica=4) as inside:
+        asked = [request(k, steps=50) for k in range(40)]
+        await started(inside, *asked, details=details("in_turn", at_once=1))
+        await asyncio.wait_for(inside.service.run(request(99), **ASKED), 1)
+        assert [call.params.seed for call in models.calls] == [0, 99]
+
+
+@pytest.mark.parametrize(
+    ("script", "kept"),
+    [
+        (details("chain", length=1, keep="last"), [(0, 0)]),
+        (details("mosaic", size=[64, 64], corners=[[0, 0]]), [(0, 0)]),
+    ],
+    ids=["chain", "mosaic"],
+)
+async def test_interrupt_keeps_finished_chains_and_mosaics(
+    script: Mapping[str, Any], kept: list[tuple[int, int]]
+) -> None:
+    models = FakeModels(fake_card(), step_seconds=0.02)
+    async with running(models) as inside:
+        asked = [request(0, steps=2), request(1, steps=150), request(2, steps=150)]
+        job_id = await started(inside, *asked, details=script)
+        await asyncio.sleep(0.3)
+        await inside.service.interrupt(job_id, owner="ann")
+        job = await asyncio.wait_for(inside.service.wait(job_id), 1)
+        assert [(image.seed, image.place) for image in job.images] == kept
+        assert [call.params.seed for call in models.calls] == [0, 1]
+
+
+async def test_a_tile_that_fails_ends_the_others() -> None:
+    models = FailingModels(fake_card(), step_seconds=0.02)
+    async with running(models) as inside:
+        asked = [request(0, steps=150), request(1, steps=150), request(13, steps=1)]
+        mosaic = details("mosaic", size=[64, 64], corners=[[0, 0], [8, 0], [16, 0]])
+        with pytest.raises(GenerationFailed, match="a broken tile"):
+            await asyncio.wait_for(inside.service.run(*asked, **ASKED, details=mosaic), 1)
+        assert len(models.cancelled) == 2
 
 
 def _near(one: Any, other: Any, by: int = 3) -> bool:

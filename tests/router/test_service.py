@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -17,7 +18,7 @@ from deployments.errors import (
     UnknownModel,
     WorkerLost,
 )
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, SamplingParams, SecondPass
 from router.fake_models import FakeModels, fake_card
 from router.job import Idempotency, Job, JobProgress, JobStatus
 from router.store.images import MemoryImageStore
@@ -28,6 +29,13 @@ ASKED = {"api": "generate", "owner": "ann"}
 
 def request(prompt: str = "a star", **params: object) -> GenerationRequest:
     return GenerationRequest(prompt=prompt, params=SamplingParams(**params))  # type: ignore[arg-type]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait, a generous while, for something to become so."""
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.02)
 
 
 async def test_run_returns_the_completed_job() -> None:
@@ -193,8 +201,7 @@ async def test_a_model_that_is_busy_is_asked_again() -> None:
     models = FakeModels(fake_card())
     async with running(models) as inside:
         job = await inside.service.submit(request("fail:busy"), **ASKED)
-        await asyncio.sleep(1.6)
-        assert len(models.calls) >= 2
+        await until(lambda: len(models.calls) >= 2)
         assert not (await inside.service.get(job.id, owner="ann")).status.is_final
 
 
@@ -203,7 +210,7 @@ async def test_too_many_waiting_jobs_are_refused() -> None:
     async with running(models, max_queued_jobs=2, jobs_per_replica=1) as inside:
         for _ in range(3):
             await inside.service.submit(request(num_inference_steps=50), **ASKED)
-        await asyncio.sleep(1.2)
+        await until(lambda: inside.dispatcher.num_queued >= 2)
         with pytest.raises(Overloaded) as refused:
             await inside.service.submit(request(), **ASKED)
         assert refused.value.retry_after is not None
@@ -250,7 +257,22 @@ async def test_jobs_of_two_owners_take_turns() -> None:
             await inside.service.submit(request(f"ann {n}"), api="x", owner="ann")
         for n in range(2):
             await inside.service.submit(request(f"bob {n}"), api="x", owner="bob")
-        await asyncio.sleep(1.0)
+        await until(lambda: len(models.calls) == 6)
     order = [call.prompt.split()[0] for call in models.calls]
     assert order.index("bob") <= 2
     assert sorted(order) == ["ann"] * 4 + ["bob"] * 2
+
+
+async def test_the_second_pass_is_judged_by_its_prompts_too() -> None:
+    async with running(FakeModels(fake_card())) as inside:
+        for text, message in (("x" * 20_001, "20001 characters"), ("a\0b", "NUL")):
+            second = SecondPass(width=128, height=128, negative_prompt=text)
+            asked = GenerationRequest(prompt="a star", second_pass=second)
+            with pytest.raises(InvalidRequest, match=message):
+                await inside.service.run(asked, **ASKED)
+
+
+async def test_a_weighted_prompt_may_be_empty() -> None:
+    async with running(FakeModels(fake_card())) as inside:
+        asked = GenerationRequest(prompt="", is_weighted=True)
+        assert len((await inside.service.run(asked, **ASKED)).images) == 1

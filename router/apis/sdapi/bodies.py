@@ -13,6 +13,9 @@ from router.apis.sdapi.errors import InvalidBody, complaints_of
 
 B = TypeVar("B", bound="Body")
 
+#: The longest side that a body may name, in pixels; the model's own limit is checked later.
+MAX_SIDE: Final = 16_384
+
 #: Fields of plain type in the original: null is no value of theirs.
 PLAIN: Final = frozenset(
     {
@@ -60,8 +63,8 @@ class Generation(Body):
     steps: int = 50
     cfg_scale: float = 7.0
     distilled_cfg_scale: float = 3.5
-    width: int = 512
-    height: int = 512
+    width: int = Field(512, ge=0, le=MAX_SIDE)
+    height: int = Field(512, ge=0, le=MAX_SIDE)
     restore_faces: bool | None = None
     tiling: bool | None = None
     do_not_save_samples: bool = False
@@ -103,19 +106,19 @@ class TextToImage(Generation):
     """``POST /sdapi/v1/txt2img``."""
 
     enable_hr: bool = False
-    firstphase_width: int = 0
-    firstphase_height: int = 0
-    hr_scale: float = 2.0
+    firstphase_width: int = Field(0, le=MAX_SIDE)
+    firstphase_height: int = Field(0, le=MAX_SIDE)
+    hr_scale: float = Field(2.0, ge=0, le=MAX_SIDE)
     hr_upscaler: str | None = None
     hr_second_pass_steps: int = 0
-    hr_resize_x: int = 0
-    hr_resize_y: int = 0
+    hr_resize_x: int = Field(0, le=MAX_SIDE)
+    hr_resize_y: int = Field(0, le=MAX_SIDE)
     hr_checkpoint_name: str | None = None
     hr_sampler_name: str | None = None
     hr_scheduler: str | None = None
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
-    hr_cfg: float = 1.0
+    hr_cfg: float = Field(1.0, ge=0, le=1000)
     hr_distilled_cfg: float = 3.5
     hr_additional_modules: list[Any] | None = None
 
@@ -155,9 +158,9 @@ class Extras(Body):
     gfpgan_visibility: float = Field(0, ge=0, le=1)
     codeformer_visibility: float = Field(0, ge=0, le=1)
     codeformer_weight: float = Field(0, ge=0, le=1)
-    upscaling_resize: float = Field(2.0, gt=0)
-    upscaling_resize_w: int = Field(512, ge=1)
-    upscaling_resize_h: int = Field(512, ge=1)
+    upscaling_resize: float = Field(2.0, gt=0, le=MAX_SIDE)
+    upscaling_resize_w: int = Field(512, ge=1, le=4 * MAX_SIDE)
+    upscaling_resize_h: int = Field(512, ge=1, le=4 * MAX_SIDE)
     upscaling_crop: bool = True
     upscaler_1: str = "None"
     upscaler_2: str = "None"

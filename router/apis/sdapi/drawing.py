@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
 from fastapi import Request
+from pydantic import ValidationError
 
 from deployments.errors import InvalidRequest, NotFound
 from deployments.types import GenerationRequest
@@ -25,19 +26,26 @@ from router.apis.sdapi.bodies import (
     read_body,
 )
 from router.apis.sdapi.infotext import fields_of, parse_infotext, read_infotext
-from router.apis.sdapi.inputs import check_picture, decode_picture, encode_base64
+from router.apis.sdapi.inputs import (
+    check_picture,
+    check_pixels,
+    check_size,
+    decode_picture,
+    encode_base64,
+)
 from router.apis.sdapi.options import (
     DEFAULT_MODEL,
     checkpoint_of,
     override,
 )
-from router.apis.sdapi.parse import Setting, sampling_of, settle
+from router.apis.sdapi.parse import Setting, round_size, sampling_of, settle
 from router.apis.sdapi.prompts import Styles
 from router.apis.sdapi.render import render_images
 from router.apis.sdapi.scripts import (
     Call,
     make_plan,
 )
+from router.apis.sdapi.second_pass import check_side
 from router.apis.sdapi.upscalers import find_learned, find_upscaler
 from router.service import GenerationService
 from router.store.options import OptionStore
@@ -87,6 +95,7 @@ class Drawing:
             )
         images = [await self._load(text, "init_images") for text in body.init_images]
         mask = await self._load(body.mask, "mask") if body.mask else None
+        check_pixels([*images, mask] if mask else images)
         if len(images) > 1:
             body = body.model_copy(update={"batch_size": len(images)})
         return await self._draw(request, body, tuple(images), mask)
@@ -115,6 +124,7 @@ class Drawing:
         body = await read_body(request, Interrogate)
         if not body.image:
             raise NotFound("Image not found", param="image")
+        await self._load(body.image, "image")
         raise NotFound("Model not found", param="model")
 
     async def _draw(
@@ -122,6 +132,8 @@ class Drawing:
     ) -> Any:
         owner = owner_of(request)
         setting = await self._setting(owner, body, images)
+        if isinstance(body, ImageToImage):
+            _check_drawn(body, setting)
         call = Call(body=settle(body), setting=setting, images=images, mask=mask)
         plan = await asyncio.to_thread(make_plan, call)
         details = {
@@ -198,11 +210,26 @@ class Drawing:
         return data
 
 
+def _check_drawn(body: ImageToImage, setting: Setting) -> None:
+    """Judge the size by the model's limits before any picture is opened for it."""
+    size = round_size(setting.card, body.width, body.height)
+    for param, side in zip(("width", "height"), size, strict=True):
+        check_side(setting.card, param, side, lowest=setting.card.min_size)
+    check_size(size)
+
+
 def _with_infotext(body: Any) -> Any:
-    """The body with the fields of its ``infotext`` that it does not name itself."""
+    """The body with the fields of its ``infotext`` that it does not name itself; those that no
+    body may have are left out. Raises ``InvalidRequest`` for a text that is too long."""
     if not body.infotext:
         return body
     told = fields_of(body.infotext)
     overrides = {**told.pop("override_settings"), **body.override_settings}
     named = body.model_dump(include=body.model_fields_set, by_alias=True)
-    return type(body).model_validate({**told, **named, "override_settings": overrides})
+    named["override_settings"] = overrides
+    try:
+        return type(body).model_validate({**told, **named})
+    except ValidationError as error:
+        wrong = {complaint["loc"][0] for complaint in error.errors() if complaint["loc"]}
+        kept = {name: value for name, value in told.items() if name not in wrong}
+        return type(body).model_validate({**kept, **named})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from pydantic import ValidationError
@@ -46,19 +47,22 @@ def complaints_of(error: ValidationError) -> InvalidBody:
 def render_error(error: AtelierError, _request: Request) -> Response:
     """``{"error", "detail", "body", "errors"}``; for a bad body ``detail`` is a list."""
     headers = {}
+    message = error.message
     if error.status == 401:
+        if message.startswith("Invalid username"):
+            message = "Incorrect username or password"  # as the original words it
         headers["WWW-Authenticate"] = "Basic"
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    detail = error.complaints if isinstance(error, InvalidBody) else error.message
+    detail = error.complaints if isinstance(error, InvalidBody) else message
     return JSONResponse(
-        {"error": "HTTPException", "detail": detail, "body": "", "errors": error.message},
+        {"error": "HTTPException", "detail": detail, "body": "", "errors": message},
         status_code=error.status,
         headers=headers,
     )
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, bool | int | float | None):
-        return value
+    if isinstance(value, bool | int | None) or (isinstance(value, float) and isfinite(value)):
+        return value  # JSON has no NaN
     return str(value)[:200]

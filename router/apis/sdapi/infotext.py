@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from PIL import Image
 
+from deployments.errors import InvalidImage, InvalidRequest
 from deployments.types import INPUT_FORMATS
 
 #: Key of the text in a PNG.
@@ -17,8 +20,14 @@ KEYWORD: Final = "parameters"
 VERSION: Final = "Atelier"
 
 _NEGATIVE: Final = "Negative prompt:"
+#: The longest text that is read, in characters.
+MAX_LENGTH: Final = 65_536
 #: ``Key: value`` with an optionally quoted value, to the next comma.
-_PAIR: Final = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+#: NOTE: clients send these lines. A key is only looked for where a run of its characters begins,
+#: and no run is given back, so that the time is linear in the line.
+_PAIR: Final = re.compile(
+    r'(?<![\w \-/])[ \-/]*+(\w[\w \-/]++):\s*+("(?:\\.|[^\\"])++"(?=,|$)|[^,]*+)(?:,|$)'
+)
 _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 #: The last line is one of pairs when it has so many.
 _FEWEST_PAIRS: Final = 3
@@ -79,6 +88,11 @@ _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
 }
 _EXIF_IFD: Final = 0x8769
 _USER_COMMENT: Final = 0x9286
+#: What Pillow raises for a file whose header is right and whose rest is not.
+_UNREADABLE: Final = (
+    *(OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error),
+    *(TypeError, LookupError, AttributeError, Image.DecompressionBombError),
+)
 
 
 def write_infotext(prompt: str, negative_prompt: str, pairs: Sequence[tuple[str, Any]]) -> str:
@@ -89,7 +103,15 @@ def write_infotext(prompt: str, negative_prompt: str, pairs: Sequence[tuple[str,
 
 
 def parse_infotext(text: str) -> dict[str, Any]:
-    """The text's pairs and both prompts, with what is not written filled in."""
+    """The text's pairs and both prompts, with what is not written filled in.
+
+    Raises ``InvalidRequest`` for one that is too long.
+    """
+    if len(text) > MAX_LENGTH:
+        raise InvalidRequest(
+            f"infotext has {len(text)} characters; accepted: at most {MAX_LENGTH}",
+            param="infotext",
+        )
     *lines, last = text.strip().split("\n")
     pairs = _PAIR.findall(last)
     if len(pairs) < _FEWEST_PAIRS:
@@ -112,7 +134,10 @@ def parse_infotext(text: str) -> dict[str, Any]:
 
 
 def fields_of(text: str) -> dict[str, Any]:
-    """The fields of the request that the text tells of; what cannot be read is left out."""
+    """The fields of the request that the text tells of; what cannot be read is left out.
+
+    Raises ``InvalidRequest`` for a text that is too long.
+    """
     parsed = parse_infotext(text)
     fields: dict[str, Any] = {}
     for key, (field, read) in _FIELDS.items():
@@ -122,7 +147,7 @@ def fields_of(text: str) -> dict[str, Any]:
             except ValueError:
                 continue
     overrides: dict[str, Any] = {}
-    if parsed["Clip skip"].isdigit() and parsed["Clip skip"] != "1":
+    if re.fullmatch("[2-9]|1[0-9]", parsed["Clip skip"]):
         overrides["CLIP_stop_at_last_layers"] = int(parsed["Clip skip"])
     if checkpoint := parsed.get("Model hash") or parsed.get("Model"):
         overrides["sd_model_checkpoint"] = checkpoint
@@ -132,12 +157,17 @@ def fields_of(text: str) -> dict[str, Any]:
 
 
 def read_infotext(data: bytes) -> tuple[str, dict[str, str]]:
-    """A picture's text, empty when it has none, and all that its file says in words."""
-    with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-        comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-        items = {
-            str(key): value for key, value in image.info.items() if isinstance(value, str) and value
-        }
+    """A picture's text, empty when it has none, and all that its file says in words.
+
+    Raises ``InvalidImage`` for a file that breaks off, or whose EXIF makes no sense.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
+            comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+            told = dict(image.info)
+    except _UNREADABLE:
+        raise InvalidImage("Invalid encoded image: image", param="image") from None
+    items = {str(key): value for key, value in told.items() if isinstance(value, str) and value}
     if isinstance(comment, bytes) and KEYWORD not in items:
         items[KEYWORD] = _comment_text(comment)
     return items.get(KEYWORD, ""), items

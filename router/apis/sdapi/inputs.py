@@ -13,8 +13,8 @@ from typing import Final
 from PIL import Image, ImageColor, ImageFilter, ImageOps
 
 from deployments.errors import InvalidImage, InvalidRequest
-from deployments.types import INPUT_FORMATS, MaskedContent
-from router.apis.sdapi.bodies import ImageToImage
+from deployments.types import INPUT_FORMATS, MAX_INPUT_PIXELS, MaskedContent
+from router.apis.sdapi.bodies import MAX_SIDE, ImageToImage
 from router.pictures import decode_base64, inspect
 
 Size = tuple[int, int]
@@ -68,28 +68,58 @@ def check_picture(data: bytes, *, param: str) -> None:
         raise (error if "pixels" in error.message else _invalid(param)) from None
 
 
+def check_pixels(images: Sequence[bytes]) -> None:
+    """Bound what the pictures of one call hold together. Raises ``InvalidImage``."""
+    facts = [inspect(data, param="init_images") for data in images]
+    pixels = sum(fact.width * fact.height for fact in facts)
+    if pixels > MAX_INPUT_PIXELS:
+        raise InvalidImage(
+            f"the input pictures have {pixels} pixels together; "
+            f"accepted: at most {MAX_INPUT_PIXELS}",
+            param="init_images",
+        )
+
+
+def check_size(size: Size) -> None:
+    """Refuse to draw at a size that no picture may have. Raises ``InvalidRequest``."""
+    width, height = size
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE) or width * height > MAX_INPUT_PIXELS:
+        raise InvalidRequest(
+            f"{width}x{height} is out of range; accepted: sides of 1 to {MAX_SIDE} and "
+            f"{MAX_INPUT_PIXELS} pixels",
+            param="width",
+        )
+
+
 def prepare_inputs(
     body: ImageToImage, images: Sequence[bytes], mask: bytes | None, size: Size, background: str
 ) -> Inputs:
     """The pictures at the size they are drawn at, by ``resize_mode``, and the mask with them.
 
     With ``inpaint_full_res`` and a mask they keep their own size: the engine cuts out what is
-    masked. A blank mask is none, as in A1111.
+    masked. A blank mask is none, as in A1111. One picture is open at a time.
+
+    Raises ``InvalidImage``, ``InvalidRequest``.
     """
-    pictures = [open_picture(data, background) for data in images]
+    check_size(size)
     cover = None if mask is None else _open_mask(mask, body)
     if cover is not None and cover.getbbox() is None:
         cover = None
     is_cut = cover is not None and body.inpaint_full_res
-    if cover is not None and cover.size != pictures[0].size:
-        cover = cover.resize(pictures[0].size)
-    if not is_cut and body.resize_mode != LATENT:
-        pictures = [resize(picture, size, body.resize_mode) for picture in pictures]
-        cover = cover and _resize_mask(cover, size, body.resize_mode)
-    if cover is not None and body.inpainting_fill == FILL_AROUND:
-        pictures = [_fill_around(picture, cover) for picture in pictures]
+    is_resized = not is_cut and body.resize_mode != LATENT
+    encoded: list[bytes] = []
+    for data in images:
+        picture = open_picture(data, background)
+        if cover is not None and not encoded:
+            cover = cover if cover.size == picture.size else cover.resize(picture.size)
+            cover = resize(cover, size, body.resize_mode) if is_resized else cover
+        if is_resized:
+            picture = resize(picture, size, body.resize_mode)
+        if cover is not None and body.inpainting_fill == FILL_AROUND:
+            picture = _fill_around(picture, cover)
+        encoded.append(encode_png(picture))
     return Inputs(
-        images=tuple(encode_png(picture) for picture in pictures),
+        images=tuple(encoded),
         mask=None if cover is None else encode_png(cover),
         masked_content="original" if cover is None else MASKED_CONTENT[body.inpainting_fill],
         mask_padding=body.inpaint_full_res_padding if is_cut else None,
@@ -167,11 +197,6 @@ def _open_mask(data: bytes, body: ImageToImage) -> Image.Image:
     if body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     return mask.filter(ImageFilter.GaussianBlur(body.blur)) if any(body.blur) else mask
-
-
-def _resize_mask(mask: Image.Image, size: Size, mode: int) -> Image.Image:
-    """The mask as its picture was; nothing beyond the picture's edges is masked away."""
-    return resize(mask, size, mode)
 
 
 def _draw_out(image: Image.Image, inner: tuple[int, int, int, int]) -> None:

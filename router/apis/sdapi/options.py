@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -14,8 +15,6 @@ Options: TypeAlias = Mapping[str, Any]
 
 #: The model of owners that chose none.
 DEFAULT_MODEL: Final = "sdxl-turbo"
-#: The most that is kept of one owner, in characters of JSON.
-MAX_LENGTH: Final = 65_536
 #: ``samples_format`` and what it is here.
 FORMATS: Final[Mapping[str, OutputFormat]] = {
     "png": "png",
@@ -69,25 +68,30 @@ def render_options(kept: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
     if model is None and cards and not any(card.has_name(DEFAULT_MODEL) for card in cards):
         told = cards[0].id
     derived = {CHECKPOINT: title_of(told), CHECKPOINT_HASH: sha256_of(told)}
-    return {**DEFAULTS, **kept, **derived}
+    return {**DEFAULTS, **_set(kept), **derived}
 
 
 def checkpoint_of(options: Options, cards: Sequence[ModelCard]) -> str | None:
     """Id of the model that the options name; None when they name none, or none that is hosted."""
+    if options.get(CHECKPOINT) is None:
+        return None
     try:
         return find_checkpoint(cards, options[CHECKPOINT]).id
-    except (KeyError, InvalidRequest):
+    except InvalidRequest:
         return None
 
 
 def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
-    """What ``POST options`` sets. Raises ``InvalidRequest`` before anything is set."""
+    """What ``POST options`` sets; null is the default again. Raises ``InvalidRequest`` before
+    anything is set."""
     parsed = {name: _cast(name, value) for name, value in changes.items()}
     parsed.pop(CHECKPOINT_HASH, None)
-    if CHECKPOINT in parsed:
+    if parsed.get(CHECKPOINT) is not None:
         parsed[CHECKPOINT] = title_of(_checkpoint(parsed[CHECKPOINT], cards).id)
-    if len(json.dumps(parsed)) > MAX_LENGTH:
-        raise InvalidRequest(f"options are too long; accepted: at most {MAX_LENGTH} characters")
+    try:
+        json.dumps(parsed, allow_nan=False)
+    except ValueError:
+        raise InvalidRequest("options hold NaN or infinity; accepted: finite numbers") from None
     return parsed
 
 
@@ -103,7 +107,7 @@ def override(options: Options, overrides: Options, cards: Sequence[ModelCard]) -
         del known[CHECKPOINT]
     if CHECKPOINT in known:
         known[CHECKPOINT] = title_of(_checkpoint(known[CHECKPOINT], cards).id)
-    return {**DEFAULTS, **options, **known}
+    return {**DEFAULTS, **_set(options), **known}
 
 
 def output_format(options: Options) -> OutputFormat:
@@ -115,6 +119,11 @@ def output_format(options: Options) -> OutputFormat:
             param="samples_format",
         )
     return FORMATS[name]
+
+
+def _set(options: Options) -> dict[str, Any]:
+    """The options without the nulls that stand for a default."""
+    return {n: value for n, value in options.items() if value is not None or n not in DEFAULTS}
 
 
 def _checkpoint(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
@@ -132,7 +141,10 @@ def _cast(name: str, value: Any) -> Any:
         if isinstance(default, bool):
             return value if isinstance(value, bool) else bool(int(value))
         if isinstance(default, int | float) and not isinstance(value, bool):
-            return type(default)(value)
+            number = type(default)(value)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
     except (TypeError, ValueError, OverflowError):
         pass
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,11 +23,23 @@ from router.apis.sdapi.options import Options, output_format
 from router.apis.sdapi.prompts import Styles, with_styles, without_tags
 from router.apis.sdapi.samplers import Sampling, find_sampling
 from router.apis.sdapi.second_pass import check_side, parse_second_pass, second_pass_pairs
+from router.service import MAX_PROMPT_LENGTH
 
 #: The most pictures of one call.
 MAX_PICTURES: Final = 256
 #: The most previews of one request.
 MAX_PREVIEWS: Final = 10
+#: What numbers may be that options and overrides give, too: generous, but none that draws noise.
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "cfg_scale": (-1000, 1000),
+    "eta": (0, 1),
+    "s_churn": (0, 1000),
+    "s_tmin": (0, 1e6),
+    "s_tmax": (0, 1e6),
+    "s_noise": (0, 10),
+    "CLIP_stop_at_last_layers": (0, 12),
+    "initial_noise_multiplier": (0, 10),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +59,8 @@ def settle(body: Generation) -> Generation:
             f"accepted: 1 to {MAX_PICTURES} pictures",
             param="batch_size",
         )
+    for name in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
+        check_length(name, len(getattr(body, name, "")))
     if body.s_min_uncond:
         raise UnsupportedField("s_min_uncond is not supported by this server", param="s_min_uncond")
     if body.refiner_checkpoint not in (None, "", "None") and body.refiner_switch_at:
@@ -75,14 +91,24 @@ def parse_requests(
         params = replace(
             base.params,
             num_images=size,
-            seed=body.seed + (0 if is_varied else first),
-            variation_seed=body.subseed + first,
+            seed=(body.seed + (0 if is_varied else first)) % SEED_RANGE,
+            variation_seed=(body.subseed + first) % SEED_RANGE,
         )
-        picture = inputs.images[first % body.batch_size :][:1]
-        request = replace(base, params=params, images=picture if is_single else inputs.images)
+        images = inputs.images
+        if is_single and images:
+            images = (images[first % len(images)],)
+        request = replace(base, params=params, images=images)
         texts = tuple(_texts(body, setting, request, offset) for offset in range(size))
         requests.append(replace(request, texts=texts))
     return requests
+
+
+def check_length(param: str, length: int) -> None:
+    """Raise ``InvalidRequest`` for a prompt that is too long."""
+    if length > MAX_PROMPT_LENGTH:
+        raise InvalidRequest(
+            f"{param} has {length} characters; accepted: at most {MAX_PROMPT_LENGTH}", param=param
+        )
 
 
 def round_size(card: ModelCard, width: int, height: int) -> tuple[int, int]:
@@ -133,6 +159,18 @@ def _params(body: Generation, setting: Setting) -> SamplingParams:
     }
     is_over = isinstance(body, ImageToImage)
     multiplier = body.initial_noise_multiplier if isinstance(body, ImageToImage) else None
+    multiplier = multiplier if multiplier is not None else options["initial_noise_multiplier"]
+    eta = body.eta if body.eta is not None else options["eta_ddim"]
+    clip_skip = options["CLIP_stop_at_last_layers"]
+    _check_ranges(
+        given
+        | {
+            "cfg_scale": body.cfg_scale,
+            "eta": eta,
+            "CLIP_stop_at_last_layers": clip_skip,
+            "initial_noise_multiplier": multiplier,
+        }
+    )
     has_resized_seed = body.seed_resize_from_w > 0 and body.seed_resize_from_h > 0
     for name in ("seed_resize_from_w", "seed_resize_from_h"):
         check_side(card, name, getattr(body, name), lowest=-1)
@@ -145,20 +183,27 @@ def _params(body: Generation, setting: Setting) -> SamplingParams:
         strength=body.denoising_strength if is_over else None,
         scheduler=sampling.scheduler,
         sigmas=sampling.sigmas,
-        eta=body.eta if body.eta is not None else options["eta_ddim"],
+        eta=eta,
         variation_strength=body.subseed_strength,
         seed_width=body.seed_resize_from_w if has_resized_seed else None,
         seed_height=body.seed_resize_from_h if has_resized_seed else None,
-        clip_skip=max(1, int(options["CLIP_stop_at_last_layers"])),
+        clip_skip=max(1, int(clip_skip)),
         tiling=bool(options["tiling"] if body.tiling is None else body.tiling),
         s_churn=given["s_churn"],
         s_tmin=given["s_tmin"],
         s_tmax=given["s_tmax"] or None,  # 0 is A1111's infinity
         s_noise=given["s_noise"],
-        noise_multiplier=multiplier
-        if multiplier is not None
-        else (options["initial_noise_multiplier"] if is_over else 1.0),
+        noise_multiplier=multiplier if is_over else 1.0,
     )
+
+
+def _check_ranges(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        low, high = _RANGES[name]
+        if not (math.isfinite(value) and low <= value <= high):
+            raise InvalidRequest(
+                f"{name} {value} is out of range; accepted: {low:g} to {high:g}", param=name
+            )
 
 
 def first_size(body: Generation) -> tuple[int, int]:
@@ -174,9 +219,16 @@ def _prompts(body: Generation, setting: Setting) -> tuple[str, str]:
     """Both prompts with the styles; styles that are unknown say nothing, as in A1111."""
     styles = [setting.styles[name] for name in body.styles or () if name in setting.styles]
     return (
-        with_styles(body.prompt, [style.prompt for style in styles]),
-        with_styles(body.negative_prompt, [style.negative_prompt for style in styles]),
+        _styled("prompt", body.prompt, [style.prompt for style in styles]),
+        _styled("negative_prompt", body.negative_prompt, [s.negative_prompt for s in styles]),
     )
+
+
+def _styled(param: str, text: str, styles: Sequence[str]) -> str:
+    for style in styles:
+        text = with_styles(text, [style])
+        check_length(param, len(text))
+    return text
 
 
 def _texts(

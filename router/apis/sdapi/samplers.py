@@ -47,6 +47,11 @@ class Schedule:
         return tuple(name.lower() for name in (self.name, self.label, *self.aliases))
 
 
+#: In A1111's order. Names that no scheduler here implements are aliases of the nearest relative,
+#: whose own name the answer gives: DPM++ 2S lacks the ancestral noise of "DPM++ 2S a"; DPM fast is
+#: of single steps, too; DPM adaptive solves the same equation with steps of its own choice;
+#: Restart and HeunPP2 are built on Heun's step, IPNDM on linear multisteps; CFG++ is DDIM's step
+#: under another guidance.
 SAMPLERS: Final = (
     Sampler(name="DPM++ 2M", scheduler="DPM++ 2M", aliases=("k_dpmpp_2m",), automatic="karras"),
     Sampler(name="DPM++ SDE", scheduler="DPM++ SDE", aliases=("k_dpmpp_sde",), automatic="karras"),
@@ -57,15 +62,48 @@ SAMPLERS: Final = (
         automatic="exponential",
     ),
     Sampler(
+        name="DPM++ 2M SDE Heun",
+        scheduler="DPM++ 2M SDE Heun",
+        aliases=("k_dpmpp_2m_sde_heun",),
+        automatic="exponential",
+    ),
+    Sampler(
+        name="DPM++ 2S",
+        scheduler="DPM++ 2S",
+        aliases=("k_dpmpp_2s", "DPM++ 2S a", "k_dpmpp_2s_a", "DPM fast", "k_dpm_fast"),
+        sigmas=("normal", "karras"),
+        automatic="karras",
+    ),
+    Sampler(
+        name="DPM++ 3M SDE",
+        scheduler="DPM++ 3M SDE",
+        aliases=("k_dpmpp_3m_sde",),
+        automatic="exponential",
+    ),
+    Sampler(
         name="Euler a",
         scheduler="Euler a",
         aliases=("k_euler_a", "k_euler_ancestral"),
         sigmas=_SPACED,
     ),
     Sampler(name="Euler", scheduler="Euler", aliases=("k_euler",)),
-    Sampler(name="LMS", scheduler="LMS", aliases=("k_lms",)),
-    Sampler(name="Heun", scheduler="Heun", aliases=("k_heun",)),
-    Sampler(name="DDIM", scheduler="DDIM", aliases=("ddim",), sigmas=_SPACED),
+    Sampler(name="LMS", scheduler="LMS", aliases=("k_lms", "IPNDM", "IPNDM_V")),
+    Sampler(name="Heun", scheduler="Heun", aliases=("k_heun", "HeunPP2", "Restart")),
+    Sampler(
+        name="DPM2",
+        scheduler="DPM2",
+        aliases=("k_dpm_2", "DPM adaptive", "k_dpm_ad", "k_dpm_adaptive"),
+        automatic="karras",
+    ),
+    Sampler(
+        name="DPM2 a",
+        scheduler="DPM2 a",
+        aliases=("k_dpm_2_a", "k_dpm_2_ancestral"),
+        automatic="karras",
+    ),
+    Sampler(
+        name="DDIM", scheduler="DDIM", aliases=("ddim", "DDIM CFG++", "ddim_cfgpp"), sigmas=_SPACED
+    ),
     Sampler(name="PLMS", scheduler="PNDM", aliases=("plms",), sigmas=_SPACED),
     Sampler(name="UniPC", scheduler="UniPC", aliases=("unipc",)),
     Sampler(name="LCM", scheduler="LCM", aliases=("k_lcm",), sigmas=("normal",)),
@@ -74,11 +112,14 @@ SAMPLERS: Final = (
     Sampler(name="TCD", scheduler="TCD", aliases=("tcd",), sigmas=("normal",)),
 )
 
+#: A1111's twelve in its order, then Forge's own. No spacing here is KL Optimal, Align Your Steps
+#: or Turbo. Polyexponential at its default rho of 1 is Exponential; DDIM's are the checkpoint's.
 SCHEDULES: Final = (
     Schedule(name="automatic", label="Automatic", sigmas=None),
     Schedule(name="uniform", label="Uniform", sigmas="normal", needs_model=True),
     Schedule(name="karras", label="Karras", sigmas="karras", rho=7.0),
     Schedule(name="exponential", label="Exponential", sigmas="exponential"),
+    Schedule(name="polyexponential", label="Polyexponential", sigmas="exponential", rho=1.0),
     Schedule(
         name="sgm_uniform",
         label="SGM Uniform",
@@ -86,10 +127,19 @@ SCHEDULES: Final = (
         aliases=("SGMUniform",),
         needs_model=True,
     ),
+    Schedule(name="kl_optimal", label="KL Optimal", sigmas=None),
+    Schedule(name="align_your_steps", label="Align Your Steps", sigmas=None),
     Schedule(name="simple", label="Simple", sigmas="simple", needs_model=True),
     Schedule(name="normal", label="Normal", sigmas="normal", needs_model=True),
+    Schedule(name="ddim", label="DDIM", sigmas="normal", needs_model=True),
     Schedule(name="beta", label="Beta", sigmas="beta", needs_model=True),
+    Schedule(name="turbo", label="Turbo", sigmas=None, needs_model=True),
+    Schedule(name="align_your_steps_GITS", label="Align Your Steps GITS", sigmas=None),
+    Schedule(name="align_your_steps_11", label="Align Your Steps 11", sigmas=None),
+    Schedule(name="align_your_steps_32", label="Align Your Steps 32", sigmas=None),
 )
+#: How the oldest joined names end, such as k_dpmpp_2m_sde_exp.
+_ENDINGS: Final = (("_ka", " karras"), ("_exp", " exponential"))
 AUTOMATIC: Final = SCHEDULES[0]
 
 
@@ -163,12 +213,15 @@ def _split(name: str) -> tuple[Sampler | None, Schedule | None]:
     lowered = name.strip().lower()
     if sampler := _find_sampler(lowered):
         return sampler, None
-    if lowered.endswith("_ka"):
-        lowered = lowered.removesuffix("_ka") + " karras"
+    for ending, label in _ENDINGS:
+        if lowered.endswith(ending):
+            lowered = lowered.removesuffix(ending) + label
     for schedule in SCHEDULES:
         for label in schedule.names:
-            if lowered.endswith(f" {label}"):
-                return _find_sampler(lowered.removesuffix(label).strip()), schedule
+            # NOTE: "DPM++ 2M SGM Uniform" ends in " Uniform", too.
+            head = lowered.removesuffix(f" {label}")
+            if head != lowered and (sampler := _find_sampler(head.strip())):
+                return sampler, schedule
     return None, None
 
 

@@ -36,6 +36,9 @@ def parse_second_pass(body: Generation, card: ModelCard) -> SecondPass | None:
     if not isinstance(body, TextToImage) or not body.enable_hr:
         return None
     _check_checkpoint(body.hr_checkpoint_name, card)
+    _check_steps(body.hr_second_pass_steps, card)
+    check_side(card, "width", body.width, lowest=1)
+    check_side(card, "height", body.height, lowest=1)
     sampling = None
     if _is_own(body.hr_sampler_name) or _is_own(body.hr_scheduler):
         name = body.hr_sampler_name if _is_own(body.hr_sampler_name) else body.sampler
@@ -118,6 +121,15 @@ def _strength(strength: float | None) -> float:
             param="denoising_strength",
         )
     return strength
+
+
+def _check_steps(steps: int, card: ModelCard) -> None:
+    if not 0 <= steps <= card.max_num_inference_steps:
+        raise InvalidRequest(
+            f"hr_second_pass_steps {steps} is out of range for {card.id}; "
+            f"accepted: 0 to {card.max_num_inference_steps}",
+            param="hr_second_pass_steps",
+        )
 
 
 def _check_checkpoint(name: str | None, card: ModelCard) -> None:

@@ -28,7 +28,18 @@ STOCK: dict[str, tuple[Any, dict[str, Any]]] = {
         diffusers.DPMSolverMultistepScheduler,
         {"algorithm_type": "sde-dpmsolver++"},
     ),
+    "DPM++ 2M SDE Heun": (
+        diffusers.DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "DPM++ 3M SDE": (
+        diffusers.DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+    ),
+    "DPM++ 2S": (diffusers.DPMSolverSinglestepScheduler, {"lower_order_final": True}),
     "DPM++ SDE": (diffusers.DPMSolverSDEScheduler, {}),
+    "DPM2": (diffusers.KDPM2DiscreteScheduler, {}),
+    "DPM2 a": (diffusers.KDPM2AncestralDiscreteScheduler, {}),
     "DDIM": (diffusers.DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "DDPM": (diffusers.DDPMScheduler, {"clip_sample": False}),
     "PNDM": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),

@@ -19,6 +19,7 @@ from deployments import pictures
 from deployments.errors import InvalidRequest
 from deployments.families import schedulers
 from deployments.families.base import Family
+from router.apis.sdapi.samplers import SAMPLERS, Sampler
 from tests.deployments.families.driver import ask, draw, inpainted, stock
 
 #: torchsde rounds the ends of the Brownian path apart in the last digit and says so.
@@ -52,6 +53,30 @@ def test_build_maps_spacings_to_diffusers_options() -> None:
     assert beta.config.timestep_spacing == "linspace"
     simple = schedulers.build("Euler", "simple", CONFIG, 0)
     assert simple.config.timestep_spacing == "trailing"
+
+
+def test_build_makes_the_higher_orders() -> None:
+    third = schedulers.build("DPM++ 3M SDE", "exponential", CONFIG, 0)
+    assert (third.config.algorithm_type, third.config.solver_order) == ("sde-dpmsolver++", 3)
+    heun = schedulers.build("DPM++ 2M SDE Heun", "normal", CONFIG, 0)
+    assert (heun.config.algorithm_type, heun.config.solver_type) == ("sde-dpmsolver++", "heun")
+
+
+@pytest.mark.parametrize("name", ["Heun", "DPM2", "DPM2 a"])
+def test_walk_visits_two_timesteps_for_a_step_of_second_order(name: str) -> None:
+    scheduler = schedulers.build(name, "karras", CONFIG, 0)
+    assert len(schedulers.walk(scheduler, 4)) == 7
+    assert len(schedulers.walk(scheduler, 4, 0.5)) == 3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.name)
+def test_a1111_samplers_ask_for_what_their_scheduler_has(sampler: Sampler) -> None:
+    assert set(sampler.sigmas) <= set(schedulers.sigmas_of(sampler.scheduler))
+    assert sampler.automatic in (None, *sampler.sigmas)
+
+
+def test_every_scheduler_has_a_name_in_a1111() -> None:
+    assert {sampler.scheduler for sampler in SAMPLERS} == set(schedulers.SCHEDULERS)
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)

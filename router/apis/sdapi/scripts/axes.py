@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import re
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from deployments.errors import UnsupportedField
+from deployments.types import SEED_RANGE
 from router.apis.sdapi.bodies import Generation, ImageToImage
 from router.apis.sdapi.errors import UnknownScript
+from router.apis.sdapi.parse import check_length
 from router.apis.sdapi.scripts.call import variant
 
 #: The body with a value of the axis; the third argument are all of its values.
@@ -25,6 +29,10 @@ _RANGE: Final = re.compile(
 )
 #: The most values of one axis.
 MAX_VALUES: Final = 100
+#: The longest word that may be a range.
+_MAX_RANGE_LENGTH: Final = 100
+#: Labels of the axes whose -1 is a seed to be drawn.
+_SEEDS: Final = frozenset({"Seed", "Var. seed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +61,16 @@ def _option(name: str) -> Apply:
 def _replace(body: Generation, value: str, values: Sequence[str]) -> Generation:
     """Prompt S/R: the first value's words become this one's."""
     sought = values[0]
+    if not sought:
+        raise UnknownScript("Prompt S/R cannot search for nothing.", param="script_args")
     if sought not in body.prompt and sought not in body.negative_prompt:
         raise UnknownScript(
             f"Prompt S/R did not find {sought!r:.100} in prompt or negative prompt.",
             param="script_args",
         )
+    for name in ("prompt", "negative_prompt"):
+        text = getattr(body, name)
+        check_length(name, len(text) + text.count(sought) * (len(value) - len(sought)))
     return variant(
         body,
         prompt=body.prompt.replace(sought, value),
@@ -67,6 +80,9 @@ def _replace(body: Generation, value: str, values: Sequence[str]) -> Generation:
 
 def _reorder(body: Generation, words: Sequence[str], _: Sequence[Any]) -> Generation:
     """Prompt order: the words in the places where any of them stood."""
+    if not all(words):
+        raise UnknownScript("Prompt order cannot search for nothing.", param="script_args")
+    check_length("prompt", len(body.prompt) + sum(map(len, words)))
     places = sorted((body.prompt.find(word), word) for word in words)
     rest = body.prompt
     parts: list[str] = []
@@ -171,32 +187,52 @@ def parse_values(axis: Axis, text: Any, choices: Any) -> list[Any]:
     """
     if axis.label == "Nothing":
         return [0]
-    if isinstance(choices, list) and choices:
-        words = [str(choice) for choice in choices]
-    else:
-        reader = csv.reader(io.StringIO(str(text or "")), skipinitialspace=True)
-        words = [word.strip() for row in reader for word in row]
-    if axis.kind in (int, float):
-        words = [value for word in words if word for value in _expand(word, axis.kind)]
-    values: list[Any] = []
     try:
-        values = [axis.kind(word) for word in words]
-    except ValueError:
+        values = _read(axis, text, choices)
+    except (ValueError, OverflowError, csv.Error):
         raise UnknownScript(
-            f"axis {axis.label!r} cannot read {words!r:.200}", param="script_args"
+            f"axis {axis.label!r} cannot read {text!r:.200}", param="script_args"
         ) from None
-    if axis.is_permuted and len(values) <= 5:
-        values = list(itertools.permutations(values))
     if not 1 <= len(values) <= MAX_VALUES:
-        raise UnknownScript(
-            f"axis {axis.label!r} has {len(values)} values; accepted: 1 to {MAX_VALUES}",
-            param="script_args",
-        )
+        raise _out_of_range(axis, f"{'more' if values else 'no'} values")
+    if axis.is_permuted:
+        if math.factorial(len(values)) > MAX_VALUES:
+            raise _out_of_range(axis, f"the orders of {len(values)} words")
+        values = list(itertools.permutations(values))
     return values
 
 
+def draw_seeds(axis: Axis, values: Sequence[Any]) -> list[Any]:
+    """The values with random seeds drawn, each for all pictures that have it."""
+    if axis.label not in _SEEDS:
+        return list(values)
+    return [secrets.randbelow(SEED_RANGE - 1) if value == -1 else value for value in values]
+
+
+def _read(axis: Axis, text: Any, choices: Any) -> list[Any]:
+    """The values, at most one more than an axis may have."""
+    words: Iterable[Any]
+    if isinstance(choices, list) and choices:
+        words = (str(choice) for choice in choices)
+    else:
+        reader = csv.reader(io.StringIO(str(text or "")), skipinitialspace=True)
+        words = (word.strip() for row in reader for word in row)
+    if axis.kind in (int, float):
+        words = (value for word in words if word for value in _expand(word, axis.kind))
+    values = [axis.kind(word) for word in itertools.islice(words, MAX_VALUES + 1)]
+    if axis.kind is float and not all(map(math.isfinite, values)):
+        raise ValueError
+    return values
+
+
+def _out_of_range(axis: Axis, what: str) -> UnknownScript:
+    return UnknownScript(
+        f"axis {axis.label!r} has {what}; accepted: 1 to {MAX_VALUES} values", param="script_args"
+    )
+
+
 def _expand(word: str, kind: Any) -> list[Any]:
-    match = _RANGE.fullmatch(word)
+    match = _RANGE.fullmatch(word) if len(word) <= _MAX_RANGE_LENGTH else None
     if match is None:
         return [word]
     start, end = (float(match[k].replace(" ", "")) for k in (1, 2))

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
-from deployments.types import GenerationRequest
+from pydantic import ValidationError
+
+from deployments.types import SEED_RANGE, GenerationRequest
 from router.apis.sdapi.bodies import Generation, ImageToImage
-from router.apis.sdapi.errors import UnknownScript
+from router.apis.sdapi.errors import UnknownScript, complaints_of
 from router.apis.sdapi.inputs import Inputs, prepare_inputs
 from router.apis.sdapi.options import override
 from router.apis.sdapi.parse import Setting, parse_requests, round_size, settle
 
 T = TypeVar("T")
+
+#: What img2img alone has and its prepared pictures do not depend on.
+_APART: Final = frozenset(
+    {
+        "init_images",
+        "mask",
+        "initial_noise_multiplier",
+        "image_cfg_scale",
+        "include_init_images",
+    }
+)
+#: The fields by which prepared pictures are kept.
+_DRAWN_BY: Final = tuple(
+    sorted(ImageToImage.model_fields.keys() - Generation.model_fields.keys() - _APART)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +41,9 @@ class Call:
     setting: Setting
     images: tuple[bytes, ...] = ()
     mask: bytes | None = None
+    _prepared: dict[tuple[Any, ...], Inputs] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def requests(self, body: Generation) -> tuple[GenerationRequest, ...]:
         """The requests of the body, or of a variant of it. Draws: call it in a thread."""
@@ -40,12 +60,25 @@ class Call:
             return Inputs()
         size = round_size(setting.card, body.width, body.height)
         background = str(setting.options["img2img_background_color"])
-        return prepare_inputs(body, self.images, self.mask, size, background)
+        key = (size, background, *(getattr(body, name) for name in _DRAWN_BY))
+        if key not in self._prepared:
+            inputs = prepare_inputs(body, self.images, self.mask, size, background)
+            self._prepared[key] = inputs
+        return self._prepared[key]
 
 
 def variant(body: Generation, **fields: Any) -> Generation:
-    """The body with other values."""
-    return body.model_copy(update=fields)
+    """The body with other values. Raises ``InvalidBody``, as for a body that came with them."""
+    named = {name: getattr(body, name) for name in body.model_fields_set}
+    try:
+        return type(body).model_validate(named | fields)
+    except ValidationError as error:
+        raise complaints_of(error) from None
+
+
+def shifted(seed: int, by: int) -> int:
+    """A seed further on, from the last to the first; one that is none, or -1, stays."""
+    return (seed + by) % SEED_RANGE if 0 <= seed < SEED_RANGE else seed
 
 
 def argument(args: Sequence[Any], index: int, kind: type[T], default: T) -> T:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from deployments.errors import UnsupportedField
 from router.apis.sdapi.errors import UnknownScript
+from router.apis.sdapi.parse import MAX_PICTURES
 from router.apis.sdapi.plan import Layout, Plan, Sheet
-from router.apis.sdapi.scripts.call import Call, argument, check_range, variant
+from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
 
 #: How far the strength has gone from the first to the last, after this share of the loops.
 CURVES: Final[Mapping[str, Callable[[float], float]]] = {
@@ -38,6 +40,12 @@ def plan_loopback(call: Call, args: Sequence[Any]) -> Plan:
     if argument(args, 3, str, "None") not in ("None", ""):
         raise UnsupportedField("this server cannot interrogate pictures", param="script_args")
     chains = call.body.n_iter
+    if chains * loops > MAX_PICTURES:
+        raise UnknownScript(
+            f"{loops} loops in {chains} batches are {chains * loops} pictures; "
+            f"accepted: at most {MAX_PICTURES}",
+            param="script_args",
+        )
     requests = [
         call.requests(_loop(call, chain * loops + loop, _strength(call, loop, loops, last, curve)))
         for chain in range(chains)
@@ -47,7 +55,12 @@ def plan_loopback(call: Call, args: Sequence[Any]) -> Plan:
     has_grid = len(shown) > 1 and call.setting.options["return_grid"]
     sheet = Sheet(cells=tuple((place,) for place in shown), columns=len(shown))
     return Plan(
-        requests=tuple(request for made in requests for request in made),
+        # Loops after a chain's first draw over what came before.
+        requests=tuple(
+            replace(request, images=()) if index % loops else request
+            for index, made in enumerate(requests)
+            for request in made
+        ),
         script="chain",
         script_args={"length": loops, "keep": "all" if chains == 1 else "last"},
         layout=Layout(sheets=(sheet,) if has_grid else ()),
@@ -55,7 +68,7 @@ def plan_loopback(call: Call, args: Sequence[Any]) -> Plan:
 
 
 def _loop(call: Call, index: int, strength: float) -> Any:
-    fields = {"seed": call.body.seed + index, "denoising_strength": strength}
+    fields = {"seed": shifted(call.body.seed, index), "denoising_strength": strength}
     if index:
         fields["inpainting_fill"] = 1  # what the last loop drew stays under the mask
     return variant(call.body, n_iter=1, batch_size=1, script_name=None, **fields)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from deployments.types import GenerationRequest
 from router.apis.sdapi.errors import UnknownScript
 from router.apis.sdapi.plan import Layout, Plan, Sheet
-from router.apis.sdapi.scripts.call import Call, argument, check_range, variant
+from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
 
 #: The most parts that may be left out: each doubles the pictures.
 MAX_PARTS: Final = 7
@@ -41,7 +41,7 @@ def plan_prompt_matrix(call: Call, args: Sequence[Any]) -> Plan:
     requests: list[GenerationRequest] = []
     for choice, words in enumerate(_choices(base, parts, is_first=is_first)):
         fields = {field: _JOINTS[joint].join(words), "n_iter": 1, "batch_size": 1}
-        seed = call.body.seed + (choice if has_own_seeds else 0)
+        seed = shifted(call.body.seed, choice if has_own_seeds else 0)
         requests.extend(call.requests(variant(call.body, seed=seed, **fields)))
     return Plan(
         requests=tuple(requests),

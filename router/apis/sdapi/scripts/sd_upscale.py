@@ -15,7 +15,7 @@ from router.apis.sdapi.errors import UnknownScript
 from router.apis.sdapi.inputs import encode_png, open_picture
 from router.apis.sdapi.parse import round_size
 from router.apis.sdapi.plan import Plan
-from router.apis.sdapi.scripts.call import Call, argument, check_range, variant
+from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
 from router.apis.sdapi.upscalers import UPSCALERS, find_upscaler
 
 #: The most tiles of one call.
@@ -35,15 +35,20 @@ def plan_sd_upscale(call: Call, args: Sequence[Any]) -> Plan:
     if call.mask is not None:
         raise UnsupportedField("SD upscale takes no mask", param="mask")
     width, height = round_size(call.setting.card, call.body.width, call.body.height)
-    whole = _enlarge(call, _upscaler(args), scale)
-    columns = _starts(whole.width, width, overlap)
-    rows = _starts(whole.height, height, overlap)
-    corners = [(left, top) for top in rows for left in columns]
-    if len(corners) * call.body.n_iter > MAX_TILES:
+    upscaler = _upscaler(args)
+    check_range(1, overlap, 0, min(width, height) - 1)
+    whole = _enlarge(call, upscaler, scale)
+    num_columns = _count(whole.width, width, overlap)
+    num_rows = _count(whole.height, height, overlap)
+    num_tiles = num_columns * num_rows * call.body.n_iter
+    if num_tiles > MAX_TILES:
         raise InvalidRequest(
-            f"{len(corners) * call.body.n_iter} tiles are too many; accepted: at most {MAX_TILES}",
+            f"{num_tiles} tiles are too many; accepted: at most {MAX_TILES}",
             param="script_args",
         )
+    columns = _starts(whole.width, width, num_columns)
+    rows = _starts(whole.height, height, num_rows)
+    corners = [(left, top) for top in rows for left in columns]
     requests = _requests(call, whole, corners, (width, height))
     size = [whole.width, whole.height]
     return Plan(
@@ -57,15 +62,14 @@ def _requests(
     call: Call, whole: Image.Image, corners: Sequence[tuple[int, int]], size: tuple[int, int]
 ) -> list[GenerationRequest]:
     """Those of every tile, upscale by upscale."""
-    tiles = [
-        encode_png(whole.crop((left, top, left + size[0], top + size[1]))) for left, top in corners
-    ]
+    boxes = [(left, top, left + size[0], top + size[1]) for left, top in corners]
+    calls = [replace(call, images=(encode_png(whole.crop(box)),)) for box in boxes]
     requests: list[GenerationRequest] = []
     for upscale in range(call.body.n_iter):
-        for index, tile in enumerate(tiles):
-            seed = call.body.seed + upscale + index
+        for index, tile in enumerate(calls):
+            seed = shifted(call.body.seed, upscale + index)
             body = variant(call.body, seed=seed, n_iter=1, batch_size=1, script_name=None)
-            requests.extend(replace(call, images=(tile,)).requests(body))
+            requests.extend(tile.requests(body))
     return requests
 
 
@@ -100,9 +104,15 @@ def _upscaler(args: Sequence[Any]) -> str:
     return found
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along a side, spread evenly with at least the overlap."""
+def _count(length: int, tile: int, overlap: int) -> int:
+    """How many tiles cover a side with at least the overlap."""
     if length <= tile:
+        return 1
+    return max(2, math.ceil((length - overlap) / (tile - overlap)))
+
+
+def _starts(length: int, tile: int, count: int) -> list[int]:
+    """Where tiles begin along a side, spread evenly."""
+    if count == 1:
         return [0]
-    count = max(2, math.ceil((length - overlap) / max(1, tile - overlap)))
     return [round(k * (length - tile) / (count - 1)) for k in range(count)]

@@ -11,8 +11,8 @@ from router.apis.sdapi.bodies import Generation
 from router.apis.sdapi.errors import UnknownScript
 from router.apis.sdapi.parse import MAX_PICTURES
 from router.apis.sdapi.plan import Layout, Plan, Sheet
-from router.apis.sdapi.scripts.axes import Axis, find_axis, parse_values
-from router.apis.sdapi.scripts.call import Call, argument, check_range, variant
+from router.apis.sdapi.scripts.axes import Axis, draw_seeds, find_axis, parse_values
+from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
 
 #: Arguments of an axis: type, values as text, values chosen. Clients of old releases send no
 #: chosen ones, and no switches to vary seeds.
@@ -29,7 +29,9 @@ def plan_xyz_plot(call: Call, args: Sequence[Any]) -> Plan:
     The grid comes first; more than one Z value makes a grid of grids.
     """
     axes, values, rest = _axes(call.body, _modern(args))
-    legend, pictures, grids, _, *varies = (argument(rest, k, bool, k == 0) for k in range(7))
+    legend, pictures, grids, keeps_random, *varies = (
+        argument(rest, k, bool, k == 0) for k in range(7)
+    )
     margin = argument(rest, 7, int, 0)
     check_range(16, margin, 0, 500)
     xs, ys, zs = values
@@ -40,6 +42,8 @@ def plan_xyz_plot(call: Call, args: Sequence[Any]) -> Plan:
             f"accepted: at most {MAX_PICTURES}",
             param="script_args",
         )
+    if not keeps_random:
+        values = [draw_seeds(axis, along) for axis, along in zip(axes, values, strict=True)]
     requests = _requests(call, axes, values, varies)
     labels = [
         tuple(_label(axis, value) for value in along) if legend else ()
@@ -66,7 +70,7 @@ def _requests(
         for axis, along, index in zip(axes, values, (ix, iy, iz), strict=True):
             assert axis.apply is not None
             body = axis.apply(body, along[index], along)
-        seed = body.seed + _shift(varies, (ix, iy, iz), (len(xs), len(ys)))
+        seed = shifted(body.seed, _shift(varies, (ix, iy, iz), (len(xs), len(ys))))
         requests.extend(call.requests(variant(body, seed=seed, script_name=None)))
     return requests
 
