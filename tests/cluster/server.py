@@ -82,15 +82,19 @@ class Server:
         return time.monotonic() - started
 
     def wait_ready(self, seconds: float = START_SECONDS) -> None:
-        """Wait until every configured model has a running replica."""
+        """Wait until every configured model has a running replica, as every gateway sees it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/ready", timeout=3).status_code == 200:
+                # A connection each, so that the proxy picks a gateway anew.
+                if all(self._is_ready() for _ in range(12)):
                     return
             assert self._process is None or self._process.poll() is None, self.log()
             time.sleep(0.3)
         raise TimeoutError(f"not ready after {seconds} s\n{self.log()}")
+
+    def _is_ready(self) -> bool:
+        return httpx.get(f"{self.url}/ready", timeout=3).status_code == 200
 
     def stop(self) -> int:
         """Ctrl-C: the exit status."""
