@@ -19,8 +19,7 @@ AtelierError                 500  internal_error
 │   ├── StorageFailure       500  storage_failure        pictures could not be kept
 │   ├── ProviderFailure      502  provider_failure       a remote model's fault
 │   └── ContentRefused       400  content_refused        a remote model's safety refusal
-├── Cancelled                499  cancelled
-└── DeadlineExceeded         504  deadline_exceeded
+└── Cancelled                499  cancelled
 """
 
 from __future__ import annotations
@@ -183,13 +182,6 @@ class Cancelled(AtelierError):
 
     status = 499
     code = "cancelled"
-
-
-class DeadlineExceeded(AtelierError):
-    """The work did not end in the time that the caller allowed."""
-
-    status = 504
-    code = "deadline_exceeded"
 
 
 def error_for(code: str, message: str, param: str | None = None) -> AtelierError:

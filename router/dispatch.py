@@ -40,6 +40,9 @@ from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
 logger = logging.getLogger(__name__)
 
+#: What says that no worker can take a job just now: it is tried again, later and later.
+UNAVAILABLE: Final = (WorkerUnavailable, ModelNotReady, Overloaded, UnknownModel)
+
 #: Seconds between looks for interruptions.
 INTERRUPT_SECONDS: Final = 0.25
 #: Seconds between looks for jobs that no wake-up announced (other replicas', delayed ones).
@@ -215,11 +218,7 @@ class Dispatcher:
         job = claim.job
         logger.info("job_id=%s in_progress model=%s attempt=%d", job.id, job.model, job.attempts)
         try:
-            told = None
-            if job.attempts > 1:
-                # An earlier gateway may have died and left the job's requests running.
-                await self._models.cancel(job.model, f"{job.id}.")
-                told = await self._jobs.progress(job.id)
+            told = await self._jobs.progress(job.id) if job.attempts > 1 else None
             attempt = Attempt(
                 claim=claim,
                 models=self._models,
@@ -237,7 +236,7 @@ class Dispatcher:
             raise
         except WorkerDied:
             await self._release(claim, "its worker died", delay=RETRY_SECONDS, worker_died=True)
-        except (WorkerUnavailable, ModelNotReady, Overloaded, UnknownModel) as error:
+        except UNAVAILABLE as error:
             delay = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2 ** (job.attempts - 1))
             await self._release(claim, f"no worker takes it: {error}", delay=delay)
         except StorageFailure as error:
@@ -248,6 +247,10 @@ class Dispatcher:
     async def _outcome(self, job: Job, attempt: Attempt) -> Outcome:
         """What came of a job; raises only what another try may mend."""
         try:
+            if job.attempts > 1:
+                # An earlier gateway may have died and left the job's requests running. Here the
+                # lease is renewed meanwhile: a replica may be slow to answer.
+                await self._models.cancel(job.model, f"{job.id}.")
             script = find_script(job.details.get("script", ""))
             requests = await asyncio.gather(*(self._restore(s) for s in job.requests))
             await attempt.perform(script, requests, job.details.get("script_args", {}))
@@ -328,9 +331,7 @@ def _width(job: Job) -> int:
 
 def _failure(job: Job, error: BaseException) -> Outcome:
     """The outcome of a failed job; re-raises what is not the request's own failure."""
-    if isinstance(
-        error, WorkerDied | WorkerUnavailable | ModelNotReady | Overloaded | UnknownModel
-    ):
+    if isinstance(error, (WorkerDied, *UNAVAILABLE)):
         raise error
     if isinstance(error, AtelierError):
         logger.warning("job_id=%s %s: %s", job.id, error.code, error.message)

@@ -15,7 +15,7 @@ from deployments.errors import (
     Overloaded,
     error_for,
 )
-from deployments.types import Evicted, GenerationRequest, Load, ModelCard
+from deployments.types import Evicted, GenerationRequest, ModelCard
 from router.dispatch import Dispatcher
 from router.events import EventHub, JobNews
 from router.job import (
@@ -92,10 +92,6 @@ class GenerationService:
             prefer=prefer,
             loads=self._dispatcher.loads,
         )
-
-    async def loads(self) -> Mapping[str, Load]:
-        """How busy each ready model is."""
-        return await self._models.loads()
 
     async def evict(self) -> Evicted:
         """Drop idle weights everywhere."""
