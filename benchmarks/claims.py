@@ -25,6 +25,7 @@ from router.store import tables
 from router.store.database import Database
 from router.store.jobs import Outcome
 from router.store.record import JobRecord
+from router.store.rows import job_row
 from router.store.sql_jobs import SqlJobStore
 
 MODEL = "sdxl-turbo"
@@ -45,7 +46,7 @@ async def fill(database: Database, first: int, last: int) -> None:
     for start in range(first, last, BULK):
         numbers = range(start, min(start + BULK, last))
         records = [JobRecord(job=make_job(n), turn=n // NUM_OWNERS) for n in numbers]
-        rows = [tables.job_row(record) for record in records]
+        rows = [job_row(record) for record in records]
         await database.write(partial(insert, rows=rows))
     await database.write(lambda connection: connection.execute(text("ANALYZE")).close())
 

@@ -6,16 +6,22 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from ray import serve
+import ray
+from ray import ObjectRef, serve
+from ray.exceptions import ObjectLostError
 from ray.serve import Application
 
 from deployments.config import ModelConfig
-from deployments.errors import AtelierError
+from deployments.describer import DescriberConfig, DescriberHost
+from deployments.errors import AtelierError, LatentsLost
 from deployments.gemini import GeminiConfig, GeminiHost
 from deployments.host import ModelHost
 from deployments.types import GenerationRequest, GenerationResult, Progress
+
+T = TypeVar("T")
 
 
 class ModelReplica(ModelHost):
@@ -31,9 +37,18 @@ class ModelReplica(ModelHost):
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
     ) -> AsyncIterator[Progress | GenerationResult | AtelierError]:
-        """As the host's; a failure is the last item, for Serve logs a trace of what is raised."""
+        """As the host's; a failure is the last item, for Serve logs a trace of what is raised.
+
+        Latents stay in the object store of this replica's node: what is told of them, and what a
+        request brings, is a reference.
+        """
+        try:
+            request = await _with_array(request)
+        except LatentsLost as error:
+            yield error
+            return
         async for item in _tell(super().generate(request_id, request)):
-            yield item
+            yield _with_reference(item)
 
 
 class GeminiReplica(GeminiHost):
@@ -42,6 +57,23 @@ class GeminiReplica(GeminiHost):
     def __init__(self, config: GeminiConfig) -> None:
         _log_with_serve()
         super().__init__(config, serve.get_replica_context().app_name)
+
+    async def generate(  # type: ignore[override]
+        self, request_id: str, request: GenerationRequest
+    ) -> AsyncIterator[Progress | GenerationResult | AtelierError]:
+        """As the host's; see ``ModelReplica``."""
+        async for item in _tell(super().generate(request_id, request)):
+            yield item
+
+
+class DescriberReplica(DescriberHost):
+    """A replica of a describer's deployment."""
+
+    def __init__(self, config: DescriberConfig) -> None:
+        _log_with_serve()
+        context = serve.get_replica_context()
+        limit = context._deployment_config.max_ongoing_requests  # see ``ModelReplica``
+        super().__init__(config, context.app_name, limit)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
@@ -61,6 +93,31 @@ def build_gemini(args: dict[str, Any]) -> Application:
     """Google's Gemini through its API; takes no accelerator."""
     deployment = serve.deployment(GeminiReplica, name="GeminiHost", max_ongoing_requests=16)
     return deployment.bind(GeminiConfig(**args))
+
+
+def build_describer(args: dict[str, Any]) -> Application:
+    """A model that tells what is on a picture, such as BLIP, on hardware of ours."""
+    deployment = serve.deployment(DescriberReplica, name="DescriberHost", max_ongoing_requests=16)
+    return deployment.bind(DescriberConfig(**args))
+
+
+async def _with_array(request: GenerationRequest) -> GenerationRequest:
+    """The request with its latents themselves. Raises ``LatentsLost`` when they are gone."""
+    latents = request.latents
+    if latents is None or not isinstance(latents.value, ObjectRef):
+        return request
+    try:
+        value = await latents.value
+    except ObjectLostError as error:
+        raise LatentsLost("the latents are gone with the replica that kept them") from error
+    return replace(request, latents=replace(latents, value=value))
+
+
+def _with_reference(item: T) -> T | GenerationResult:
+    if not isinstance(item, GenerationResult) or item.latents is None:
+        return item
+    reference = ray.put(item.latents.value)
+    return replace(item, latents=replace(item.latents, value=reference))
 
 
 async def _tell(

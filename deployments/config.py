@@ -36,6 +36,7 @@ class Defaults(Strict):
     height: int = Field(512, ge=8)
     num_inference_steps: int = Field(30, ge=1)
     guidance_scale: float = Field(7.5, ge=0)
+    true_cfg_scale: float | None = Field(None, ge=0)
     strength: float = Field(0.8, ge=0, le=1)
     scheduler: str = "Euler"
     sigmas: str = "normal"
@@ -68,6 +69,22 @@ class ModelConfig(Strict):
         max_batch_rows, max_batch_tokens: one forward holds at most so many rows, and rows of at
             most so many latent tokens together (always at least one row).
         num_threads: torch's threads on a CPU; None leaves torch's choice.
+        reference_pixels: how many pixels, about, the denoiser sees of each picture that an edit
+            looks at, whatever the size drawn; each 256 of them are a token. None leaves it to the
+            checkpoint.
+        quantization: bits of the large modules' weights: ``int8`` and ``fp8`` by torchao, ``nf4``
+            by bitsandbytes (CUDA alone).
+        gguf: a GGUF file with the denoiser, in place of the one in ``weights``.
+        offload: what waits on the CPU while it is not used: whole modules (``model``), layers
+            (``group``), nothing.
+        device_map: ``cuda`` is one GPU, ``balanced`` spreads the modules over all; None asks the
+            variable DEVICE_MAP.
+        attention_slicing, vae_tiling: less memory for more time, where a model has them.
+        loras: name -> LoRA that requests may use: a safetensors file (relative paths as those of
+            ``weights``), or a hub id, ``owner/repository`` or ``owner/repository/file``.
+        lora_folder: a folder whose safetensors files are LoRAs, too, named by their paths in it;
+            those that are for other models are left out.
+        max_lora_bytes: how much memory LoRAs may take that no request uses.
         step_seconds: the fake family's pace; real families refuse it.
     """
 
@@ -81,9 +98,36 @@ class ModelConfig(Strict):
     max_batch_rows: int = Field(16, ge=1)
     max_batch_tokens: int = Field(16384, ge=1)
     num_threads: int | None = Field(None, ge=1)
+    reference_pixels: int | None = Field(None, ge=32 * 32)
+    quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
+    gguf: str | None = None
+    offload: Literal["none", "model", "group"] = "none"
+    device_map: Literal["cuda", "balanced"] | None = None
+    attention_slicing: bool = False
+    vae_tiling: bool = False
+    loras: dict[str, str] = Field(default_factory=dict)
+    lora_folder: str | None = None
+    max_lora_bytes: int = Field(2**30, ge=0)
     step_seconds: float | None = Field(None, ge=0)
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+
+
+#: Fields of ``ModelConfig`` that only some families heed.
+FAMILY_OPTIONS = frozenset(
+    {
+        "attention_slicing",
+        "device_map",
+        "gguf",
+        "lora_folder",
+        "loras",
+        "max_lora_bytes",
+        "offload",
+        "quantization",
+        "reference_pixels",
+        "vae_tiling",
+    }
+)
 
 
 def locate(weights: str) -> str:

@@ -16,6 +16,7 @@ AtelierError                 500  internal_error
 │   ├── OutOfMemory          500  out_of_memory          even alone, the request did not fit
 │   ├── NumericalFailure     500  numerical_failure      NaN or infinity in the picture
 │   ├── WorkerLost           500  worker_lost            the replica died too many times
+│   ├── LatentsLost          500  latents_lost           who kept them is gone; try from the start
 │   ├── StorageFailure       500  storage_failure        pictures could not be kept
 │   ├── ProviderFailure      502  provider_failure       a remote model's fault
 │   └── ContentRefused       400  content_refused        a remote model's safety refusal
@@ -155,6 +156,12 @@ class WorkerLost(GenerationFailed):
     """The replica that ran the request died, too many times to try again."""
 
     code = "worker_lost"
+
+
+class LatentsLost(GenerationFailed):
+    """The latents that a request refers to are gone with the replica that kept them."""
+
+    code = "latents_lost"
 
 
 class StorageFailure(GenerationFailed):

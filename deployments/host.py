@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from deployments.config import ModelConfig, variable
+from deployments.config import FAMILY_OPTIONS, ModelConfig, variable
 from deployments.engine.engine import Engine
 from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
 from deployments.engine.inline import InlineRunner, Runner
@@ -21,6 +21,7 @@ from deployments.types import (
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
+    Latents,
     Load,
     ModelCard,
     Progress,
@@ -48,6 +49,7 @@ class ModelHost:
         started = time.monotonic()
         opened = open_engine(config)
         self._engine = opened.engine
+        self._reference_side = opened.family.reference_side
         self._ongoing: set[str] = set()
         self._card = make_card(config, opened, model_id, max_ongoing_requests)
         logger.info("model=%s ready in %.1f s", model_id, time.monotonic() - started)
@@ -62,16 +64,23 @@ class ModelHost:
         """
         loop = asyncio.get_running_loop()
         mailbox: asyncio.Queue[Event] = asyncio.Queue()
-        started = time.monotonic()
-        told_at = started
+        started = told_at = time.monotonic()
 
         def listen(event: Event) -> None:
+            # NOTE: in the engine's thread, which loses time to this loop whenever it wakes it: so
+            # what is not worth telling ends here.
+            nonlocal told_at
+            if isinstance(event, Stepped):
+                now = time.monotonic()
+                if event.preview is None and now - told_at <= NEWS_SECONDS:
+                    return
+                told_at = now
             loop.call_soon_threadsafe(mailbox.put_nowait, event)
 
         self._ongoing.add(request_id)
         try:
-            if request.images:
-                request = await asyncio.to_thread(_shrunk, request)
+            if request.images or request.mask:
+                request = await asyncio.to_thread(_shrunk, request, self._reference_side)
             if request_id not in self._ongoing:
                 raise Cancelled("the request was cancelled")
             self._engine.add(request_id, request, listen)
@@ -82,9 +91,7 @@ class ModelHost:
                 if isinstance(event, Finished):
                     yield await self._result(request, event, started)
                     return
-                if event.preview is not None or time.monotonic() - told_at > NEWS_SECONDS:
-                    told_at = time.monotonic()
-                    yield await _progress(event)
+                yield await _progress(event)
         finally:
             self._ongoing.discard(request_id)
             self._engine.cancel(request_id)
@@ -131,10 +138,24 @@ class ModelHost:
         )
         return GenerationResult(
             images=tuple(images),
+            latents=self._latents(request, finished),
             model=self._card.id,
             seconds=time.monotonic() - started,
             prompt_tokens=finished.prompt_tokens,
             max_batch_rows=finished.max_batch_rows,
+        )
+
+    def _latents(self, request: GenerationRequest, finished: Finished) -> Latents | None:
+        array = finished.latents
+        if array is None:
+            return None
+        return Latents(
+            num_images=len(array),
+            width=request.params.width or 0,
+            height=request.params.height or 0,
+            value=array,
+            family=self._card.family,
+            num_bytes=array.nbytes,
         )
 
 
@@ -177,6 +198,8 @@ def _check(config: ModelConfig, family: type[Family]) -> None:
     """Raise ``ValueError`` for what no request could use, before weights are read."""
     if config.step_seconds is not None and family.uses_torch:
         raise ValueError("step_seconds is for the fake family alone")
+    for option in sorted((FAMILY_OPTIONS & config.model_fields_set) - family.options):
+        raise ValueError(f"{option} is not for family {config.family!r}")
     for key, known in (("scheduler", family.schedulers), ("sigmas", family.sigmas)):
         value = getattr(config.defaults, key)
         if value not in known:
@@ -196,6 +219,8 @@ def make_card(
         size_multiple=opened.family.size_multiple,
         schedulers=opened.family.schedulers,
         sigmas=opened.family.sigmas,
+        has_latents=opened.family.has_latents,
+        loras=opened.family.lora_names,
         weights=tuple(sorted(config.personal)),
         device=opened.device,
         dtype=opened.dtype,
@@ -214,12 +239,13 @@ async def _progress(stepped: Stepped) -> Progress:
     return replace(progress, preview=await asyncio.to_thread(encode_preview, stepped.preview))
 
 
-def _shrunk(request: GenerationRequest) -> GenerationRequest:
+def _shrunk(request: GenerationRequest, reference_side: int) -> GenerationRequest:
     """With very large inputs made smaller, unless they are needed at their own size."""
     width, height = request.params.width, request.params.height
     is_needed = request.is_latent_resize or (request.mask and request.mask_padding is not None)
     if is_needed or width is None or height is None:
         return request
+    width, height = max(width, reference_side), max(height, reference_side)
     images = tuple(shrink(data, width, height) for data in request.images)
     mask = None if request.mask is None else shrink(request.mask, width, height)
     return replace(request, images=images, mask=mask)

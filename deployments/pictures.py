@@ -51,8 +51,10 @@ def decode_image(data: bytes) -> Image.Image:
         raise InvalidImage(UNDECODABLE, param="images") from error
 
 
-def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """A mask as grey (L) picture of ``size`` (width, height): white is 255; clear counts as black.
+def decode_mask(data: bytes, size: tuple[int, int] | None = None) -> Image.Image:
+    """A mask as grey (L) picture of ``size`` (width, height), or its own: white is 255.
+
+    What is clear counts as black.
 
     Raises ``InvalidImage`` as ``decode_image`` does, with ``param`` naming the mask.
     """
@@ -65,7 +67,7 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     mask = image.convert("L")
-    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+    return mask if size in (None, mask.size) else mask.resize(size, Image.Resampling.BILINEAR)
 
 
 def shrink(data: bytes, width: int, height: int) -> bytes:

@@ -1,18 +1,27 @@
 """The plain values that cross a process: what is asked, what comes back, what a model is.
 
 Everything here is frozen data of ``str``, ``int``, ``float``, ``bytes`` and tuples of these: no
-tensors, no PIL images, no web objects. Field names are those of diffusers.
+tensors, no PIL images, no web objects; ``Latents`` alone may hold a reference to what another
+process keeps. Field names are those of diffusers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-#: ``upscale`` enlarges a picture and needs no prompt; such a model is used only by name.
-Mode: TypeAlias = Literal["text-to-image", "image-to-image", "inpainting", "edit", "upscale"]
+#: ``upscale`` enlarges a picture and ``describe`` tells what is on it; neither needs a prompt, and
+#: such models are used only by name or by who looks for that very mode.
+Mode: TypeAlias = Literal[
+    "text-to-image", "image-to-image", "inpainting", "edit", "upscale", "describe"
+]
 MaskedContent: TypeAlias = Literal["original", "noise", "zeros"]
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp", "safetensors"]
+#: ``generate`` denoises; ``encode`` turns input pictures into latents, ``decode`` latents into
+#: pictures, ``describe`` an input picture into words, and these need no prompt.
+Task: TypeAlias = Literal["generate", "encode", "decode", "describe"]
+#: How a prompt's notation weighs words: not at all, as A1111 reads it, or as ComfyUI does.
+Weighting: TypeAlias = Literal["plain", "a1111", "comfyui"]
 
 #: The most pixels that an input picture may have, by its header.
 MAX_INPUT_PIXELS: Final = 64_000_000
@@ -50,8 +59,19 @@ class SamplingParams:
         tiling: whether the picture's opposite edges shall meet.
         s_churn, s_tmin, s_tmax, s_noise: stochasticity of the schedulers that have it (Karras et
             al. 2022, algorithm 2; Euler all four, DPM++ SDE the last); ``s_tmax`` None is infinity.
+        min_uncond_sigma: below this noise level every second forward pass leaves the negative
+            prompt out, and its step is not guided (A1111's negative guidance minimum sigma).
         noise_multiplier: factor on the starting noise of image-to-image and of inpainting with a
             ``strength`` below 1.
+        shift: how far flow-matching families move their steps to the noisy end (Esser et al. 2024,
+            equation 23), in place of the model's own; other families refuse it.
+        first_step, last_step: of the ``num_inference_steps`` of the schedule only those from the
+            first (counted from 0) up to but without the last are walked; None is the schedule's
+            end. Only requests that start from ``latents`` have them; they use no ``strength``.
+            A first step that is not before the last leaves the latents as they are.
+        adds_noise: whether those requests noise their latents for the first step.
+        keeps_noise: whether latents that end before the schedule does keep the noise that the next
+            step would expect; otherwise the last step goes to the clean picture.
     """
 
     width: int | None = None
@@ -76,7 +96,82 @@ class SamplingParams:
     s_tmin: float = 0.0
     s_tmax: float | None = None
     s_noise: float = 1.0
+    min_uncond_sigma: float = 0.0
     noise_multiplier: float = 1.0
+    shift: float | None = None
+    first_step: int = 0
+    last_step: int | None = None
+    adds_noise: bool = True
+    keeps_noise: bool = False
+
+    @property
+    def num_walked_steps(self) -> int:
+        """Steps from the first to the last, of the whole schedule when it is not cut; 0 or more."""
+        steps = self.num_inference_steps or 0
+        last = steps if self.last_step is None else min(self.last_step, steps)
+        return max(0, last - self.first_step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraUse:
+    """A LoRA of ``ModelCard.loras`` and how strongly it acts, -10..10; 0 is not at all.
+
+    Attributes:
+        weight: on the denoiser.
+        text_weight: on the text encoders; None is ``weight``.
+    """
+
+    name: str
+    weight: float = 1.0
+    text_weight: float | None = None
+
+    @property
+    def text_encoder_weight(self) -> float:
+        """How strongly it acts on the text encoders."""
+        return self.weight if self.text_weight is None else self.text_weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPart:
+    """One of several texts that condition a generation together.
+
+    Attributes:
+        weight: its share. The guided prediction is ``n + scale * sum(weight * (c - n))`` over the
+            parts' predictions c, with n the weighted sum of the negative parts' predictions.
+        clip_skip: as of ``SamplingParams``; None is what that says.
+        is_zeroed: whether its embedding is replaced by zeros.
+        loras: those that act on the text encoders while they read it; None is the request's.
+    """
+
+    text: str
+    weight: float = 1.0
+    clip_skip: int | None = None
+    is_zeroed: bool = False
+    loras: tuple[LoraUse, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """What a model's denoiser works on, of one or several pictures of equal size.
+
+    Attributes:
+        num_images: pictures, the first axis.
+        width, height: pixels of a picture once decoded.
+        value: a float32 array (num_images, channels, height / f, width / f) in the scale in which
+            the family denoises, a reference by which its host finds that array, or None for zeros.
+            Noised ones are ``clean + sigma * noise`` in the families that predict noise, whatever
+            their scheduler, so that another scheduler may go on; in those that predict flow they
+            are ``(1 - sigma) * clean + sigma * noise``.
+        family: name of the family that made the array; "" for zeros, which fit every family.
+        num_bytes: size of the array; 0 for zeros.
+    """
+
+    num_images: int
+    width: int
+    height: int
+    value: Any = None
+    family: str = ""
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +189,7 @@ class SecondPass:
         strength: 0..1, how much is re-drawn.
         num_inference_steps: steps of the schedule that ``strength`` shortens; 0 is as None.
         prompt, negative_prompt: the text of the second pass; "" is none, not the first's.
+        loras: those of the second pass; () is none, not the first's.
     """
 
     width: int
@@ -106,6 +202,7 @@ class SecondPass:
     guidance_scale: float | None = None
     scheduler: str | None = None
     sigmas: str | None = None
+    loras: tuple[LoraUse, ...] | None = None
 
 
 #: Names of ``SecondPass.upscaler``.
@@ -122,13 +219,46 @@ UPSCALERS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsSource:
+    """Where weights that no configuration names are read from.
+
+    Attributes:
+        id: unique; whatever is read under it is the same for ever.
+        kind: how ``location`` is meant: a safetensors file or a diffusers folder on the host's disk
+            (``path``), a Hugging Face id (``hub``), or the URL of an uploaded safetensors file
+            (``upload``: ``file://``, ``s3://`` and its like, without credentials).
+    """
+
+    id: str
+    kind: Literal["path", "hub", "upload"]
+    location: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedWeights:
+    """What a host found in a source that fits its model.
+
+    Attributes:
+        location: the source's, pinned to what was looked at (a hub id to its commit).
+        parts: names of the model's modules that the source replaces, such as ``unet``.
+        num_bytes: of the files that hold them.
+    """
+
+    location: str
+    parts: tuple[str, ...]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """What a user asks of one model: the same value for every API.
 
     Attributes:
         prompt, negative_prompt: text; an empty negative prompt is none.
         model: the model's id (the service resolves aliases and absent names before it queues).
-        weights: name of personal weights in ``ModelCard.weights``; None is the model's own.
+        weights: name of personal weights in ``ModelCard.weights``, or of its owner's own; None is
+            the model's own.
+        weights_source: where the owner's own are; None when ``weights`` is none of them.
         images: encoded input pictures (PNG, JPEG, WebP, ...), all feeding one generation.
         mask: an encoded picture of the same size as the first input. White is re-drawn, black is
             kept: the APIs translate their own conventions (OpenAI's is alpha 0) to this.
@@ -145,14 +275,25 @@ class GenerationRequest:
         is_latent_resize: whether an input of another size is resized in latent space (bilinearly)
             rather than in pixels (Lanczos); no effect beside ``mask_padding``.
         second_pass: a larger drawing over the first, or None.
+        task: what is to be done; see ``Task``.
+        latents: where ``generate`` starts (zeros for a drawing from noise alone), or what is to be
+            decoded. ``images`` beside it are references for families that edit, and a ``mask``
+            says, in any size, where they are re-drawn. There is one picture per latents.
+        gives_latents: whether the result is latents rather than pictures; always for ``encode``.
+        parts, negative_parts: when not empty, in place of ``prompt`` and ``negative_prompt``.
+        weighting: the notation of prompts and parts when ``is_weighted``; ``plain`` is as not
+            weighted. In A1111's, ``AND`` makes parts of a prompt, and words may change from step
+            to step.
         texts: for each picture, (keyword, text) pairs kept in its file's metadata; jpeg and webp
             keep that of ``parameters`` alone.
+        loras: what is added to the model for this request alone.
     """
 
     prompt: str
     negative_prompt: str = ""
     model: str | None = None
     weights: str | None = None
+    weights_source: WeightsSource | None = None
     images: tuple[bytes, ...] = ()
     mask: bytes | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
@@ -165,13 +306,32 @@ class GenerationRequest:
     is_latent_resize: bool = False
     second_pass: SecondPass | None = None
     texts: tuple[tuple[tuple[str, str], ...], ...] = ()
+    task: Task = "generate"
+    latents: Latents | None = None
+    gives_latents: bool = False
+    parts: tuple[PromptPart, ...] = ()
+    negative_parts: tuple[PromptPart, ...] = ()
+    weighting: Weighting = "a1111"
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def mode(self) -> Mode:
-        """What kind of work the inputs ask for."""
-        if not self.images:
+        """What kind of work the task and the inputs ask for."""
+        if self.task == "describe":
+            return "describe"
+        if not self.images and (self.latents is None or self.latents.value is None):
             return "text-to-image"
         return "image-to-image" if self.mask is None else "inpainting"
+
+    @property
+    def notation(self) -> Weighting:
+        """How the prompts are to be read."""
+        return self.weighting if self.is_weighted else "plain"
+
+    @property
+    def ends_in_latents(self) -> bool:
+        """Whether latents are the result, not pictures."""
+        return self.gives_latents or self.task == "encode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +371,8 @@ class GenerationResult:
         seconds: wall time inside the model's host, queueing in its engine included.
         prompt_tokens: tokens the text encoder saw (before padding).
         max_batch_rows: the most rows any of this request's forward passes held.
+        latents: what a request that ``gives_latents`` asked for; ``images`` is empty then.
+        text: what a model that describes pictures says of them.
     """
 
     images: tuple[GeneratedImage, ...]
@@ -218,6 +380,8 @@ class GenerationResult:
     seconds: float
     prompt_tokens: int = 0
     max_batch_rows: int = 0
+    latents: Latents | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,9 +401,12 @@ class ModelCard:
         max_num_inference_steps: the most steps a request may ask for.
         schedulers, sigmas: accepted names.
         weights: names of personal weights; the entry ``default`` serves users without their own.
+        takes_weights: whether owners' own weights can draw in its place, see ``WeightsSource``.
         device, dtype: where it runs, as torch names them.
         max_ongoing_requests: requests that one replica takes at once.
         created: Unix time, whole seconds.
+        has_latents: whether it encodes, decodes and denoises ``Latents``.
+        loras: names of the LoRAs that requests may use.
         unavailable: why the model cannot serve now (a remote one without its key), as a sentence
             for the caller; empty when it can. ``modes`` is empty then.
     """
@@ -258,10 +425,13 @@ class ModelCard:
     schedulers: tuple[str, ...] = ()
     sigmas: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    takes_weights: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     max_ongoing_requests: int = 16
     created: int = 0
+    has_latents: bool = False
+    loras: tuple[str, ...] = ()
     unavailable: str = ""
 
     def has_name(self, name: str) -> bool:

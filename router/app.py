@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from router.apis import generate, health, image_jobs, openai, sdapi
+from router.apis import comfyui, generate, health, image_jobs, openai, personal_models, sdapi
 from router.apis.image_jobs_wire import render_webhook
 from router.apis.route import RenderError, as_atelier_error
 from router.auth import Authenticator
@@ -26,23 +26,30 @@ from router.cluster import ServeModels
 from router.dispatch import Dispatcher
 from router.events import EventHub
 from router.fetch import Fetcher
+from router.files import Files
 from router.follow import Follower
 from router.ingress import Ingress
 from router.models import Models
+from router.personal_models import PersonalModels
 from router.retention import Retention
 from router.service import GenerationService
 from router.settings import Settings, answer_replaced
 from router.store.database import Database
 from router.store.deliveries import DeliveryStore
+from router.store.files import FileStore
 from router.store.images import ImageStore, MemoryImageStore
 from router.store.jobs import JobStore
 from router.store.memory_deliveries import MemoryDeliveryStore
+from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
 from router.store.object_images import ObjectImageStore
 from router.store.options import MemoryOptionStore, OptionStore
+from router.store.personal_models import MemoryPersonalModelStore, PersonalModelStore
 from router.store.sql_deliveries import SqlDeliveryStore
+from router.store.sql_files import SqlFileStore
 from router.store.sql_jobs import SqlJobStore
 from router.store.sql_options import SqlOptionStore
+from router.store.sql_personal_models import SqlPersonalModelStore
 from router.webhooks import Webhooks
 
 #: The URL of a store that forgets all when its process ends.
@@ -75,12 +82,21 @@ def build(args: dict[str, Any]) -> Application:
 def gateway(settings: Settings, models: Models) -> FastAPI:
     """The ASGI application over a view on the cluster's models."""
     answer_replaced()
-    jobs, deliveries, options, images = _stores(settings)
+    jobs, deliveries, options, file_rows, personal_rows, images = _stores(settings)
+    files = Files(files=file_rows, images=images)
+    personal = PersonalModels(
+        store=personal_rows,
+        images=images,
+        models=models,
+        folders=settings.checkpoint_folders,
+        max_bytes=settings.max_checkpoint_bytes,
+    )
     events = EventHub()
     dispatcher = Dispatcher(
         models=models,
         jobs=jobs,
         images=images,
+        files=files,
         events=events,
         lease_seconds=settings.lease_seconds,
     )
@@ -88,16 +104,20 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
         models=models,
         jobs=jobs,
         images=images,
+        files=files,
+        personal=personal,
         dispatcher=dispatcher,
         events=events,
         max_queued_jobs=settings.max_queued_jobs,
     )
     fetcher = Fetcher(allow=settings.fetch_allow)
     webhooks = _webhooks(settings, deliveries, fetcher)
+    live = comfyui.Live(service, features=comfyui.FEATURES)
     follower = Follower(jobs=jobs, events=events, is_local=dispatcher.is_running)
     retention = Retention(
         jobs,
         images,
+        file_rows,
         max_age_seconds=settings.retention_seconds,
         max_total_bytes=settings.retention_bytes,
     )
@@ -109,9 +129,11 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
         dispatcher.start()
         follower.start()
         webhooks.start()
-        sweeper = asyncio.create_task(retention.run(SWEEP_SECONDS))
+        sweepers = [asyncio.create_task(kept.run(SWEEP_SECONDS)) for kept in (retention, personal)]
         yield
-        sweeper.cancel()
+        for sweeper in sweepers:
+            sweeper.cancel()
+        await live.stop()
         await webhooks.stop()
         await follower.stop()
         await dispatcher.stop()
@@ -123,19 +145,35 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
     )
     app.openapi = partial(_describe, app, app.openapi)  # type: ignore[method-assign]
     auth = Authenticator(api_key=settings.api_key)
-    _mount(app, _apis(settings, service, auth, fetcher, webhooks, options))
+    _mount(app, _apis(settings, service, auth, fetcher, webhooks, options, live))
     return app
 
 
-def _stores(settings: Settings) -> tuple[JobStore, DeliveryStore, OptionStore, ImageStore]:
+def _stores(
+    settings: Settings,
+) -> tuple[JobStore, DeliveryStore, OptionStore, FileStore, PersonalModelStore, ImageStore]:
     """Where rows and bytes live, by the settings' URLs."""
     in_memory = settings.images_url == MEMORY
     images = MemoryImageStore() if in_memory else ObjectImageStore(settings.images_url)
     if settings.database_url == MEMORY:
         jobs = MemoryJobStore()
-        return jobs, MemoryDeliveryStore(jobs), MemoryOptionStore(), images
+        return (
+            jobs,
+            MemoryDeliveryStore(jobs),
+            MemoryOptionStore(),
+            MemoryFileStore(),
+            MemoryPersonalModelStore(),
+            images,
+        )
     database = Database(settings.database_url)
-    return SqlJobStore(database), SqlDeliveryStore(database), SqlOptionStore(database), images
+    return (
+        SqlJobStore(database),
+        SqlDeliveryStore(database),
+        SqlOptionStore(database),
+        SqlFileStore(database),
+        SqlPersonalModelStore(database),
+        images,
+    )
 
 
 def _webhooks(settings: Settings, deliveries: DeliveryStore, fetcher: Fetcher) -> Webhooks:
@@ -159,10 +197,17 @@ def _apis(
     fetcher: Fetcher,
     webhooks: Webhooks,
     options: OptionStore,
+    live: comfyui.Live,
 ) -> Sequence[Api]:
     """The table of wires: a row each."""
     return (
         Api("generate", generate.PREFIXES, generate.routes(service, auth), generate.render_error),
+        Api(
+            "personal_models",
+            personal_models.PREFIXES,
+            personal_models.routes(service, auth),
+            openai.render_error,
+        ),
         Api(
             "openai",
             openai.PREFIXES,
@@ -188,6 +233,12 @@ def _apis(
                 styles=sdapi.parse_styles(settings.prompt_styles),
             ),
             sdapi.render_error,
+        ),
+        Api(
+            "comfyui",
+            comfyui.PREFIXES,
+            comfyui.routes(service, auth, options=options, live=live),
+            comfyui.render_error,
         ),
         Api("health", health.PREFIXES, health.routes(service), generate.render_error),
     )

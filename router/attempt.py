@@ -11,11 +11,19 @@ from dataclasses import replace
 from typing import Any, Final
 
 from deployments.errors import GenerationFailed, StorageFailure
-from deployments.types import GeneratedImage, GenerationRequest, GenerationResult, Progress
+from deployments.types import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    ModelCard,
+    Progress,
+)
 from router.events import EventHub
+from router.files import Files
 from router.job import JobProgress
 from router.models import Models
-from router.scripts import Script
+from router.routing import admit, resolve
+from router.scripts import Listener, Script
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
 logger = logging.getLogger(__name__)
@@ -31,8 +39,12 @@ class Attempt:
         told: what an earlier attempt said: progress does not fall below it.
 
     Attributes:
+        job: as it was claimed.
+        files: the owners' files.
         pictures: what was kept so far, by place.
-        results: what the model gave so far.
+        result: what the script told so far.
+        results: what the models gave so far.
+        is_interrupted: whether the job's owner asked it to end early.
     """
 
     def __init__(
@@ -41,10 +53,15 @@ class Attempt:
         claim: Claim,
         models: Models,
         jobs: JobStore,
+        files: Files,
         events: EventHub,
         lease_seconds: float,
         told: JobProgress | None,
     ) -> None:
+        self.job = claim.job
+        self.files = files
+        self.is_interrupted = claim.job.interrupted
+        self.result: Mapping[str, Any] = {}
         self.pictures: dict[int, GeneratedImage] = {}
         self.results: list[GenerationResult] = []
         self._claim = claim
@@ -54,10 +71,11 @@ class Attempt:
         self._lease_seconds = lease_seconds
         self._steps: dict[int, int] = {}
         self._totals: dict[int, int] = {}
-        self._progress = told or JobProgress()
-        self._changed = False
-        self._num_recorded = self._progress.num_previews
-        self._interrupted = claim.job.interrupted
+        # NOTE: the notes of an earlier attempt are void: the script begins anew.
+        self._progress = replace(told or JobProgress(), notes=())
+        self._topics: dict[str, int] = {}
+        self._recorded = self._progress
+        self._recording = asyncio.Lock()
         self._drawing: asyncio.Task[None] | None = None
 
     # -- drawing --------------------------------------------------------------------------------
@@ -66,7 +84,7 @@ class Attempt:
         self, script: Script, requests: Sequence[GenerationRequest], args: Mapping[str, Any]
     ) -> None:
         """Run the script to its end, or until the job is interrupted."""
-        if self._interrupted:
+        if self.is_interrupted:
             return
         self._totals = {index: _num_steps(request) for index, request in enumerate(requests)}
         self._drawing = asyncio.ensure_future(script(self, requests, args))
@@ -74,24 +92,42 @@ class Attempt:
             await self._drawing
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._interrupted or (task and task.cancelling()):
+            if not self.is_interrupted or (task and task.cancelling()):
                 raise
+
+    @property
+    def num_previews(self) -> int:
+        """See ``Canvas``."""
+        return self._progress.num_previews
 
     def interrupt(self) -> None:
         """End the script; what it kept is the job's."""
-        self._interrupted = True
+        self.is_interrupted = True
         if self._drawing:
             self._drawing.cancel()
 
-    async def draw(self, index: int, request: GenerationRequest) -> GenerationResult:
+    def card(self, model: str) -> ModelCard:
         """See ``Canvas``."""
-        job = self._claim.job
-        stream = self._models.generate(job.model, f"{job.id}.{job.attempts}.{index}", request)
+        return resolve(self._models.statuses(), model)
+
+    def admit(self, request: GenerationRequest) -> GenerationRequest:
+        """See ``Canvas``."""
+        return admit(self.card(request.model or self.job.model), request)
+
+    async def draw(
+        self, index: int, request: GenerationRequest, listen: Listener | None = None
+    ) -> GenerationResult:
+        """See ``Canvas``."""
+        job = self.job
+        request_id = f"{job.id}.{job.attempts}.{index}"
+        stream = self._models.generate(request.model or job.model, request_id, request)
         async with aclosing(stream) as news:  # type: ignore[type-var]
             async for item in news:
                 if isinstance(item, GenerationResult):
                     self.results.append(item)
                     return item
+                if listen is not None:
+                    listen(item)
                 self._advance(index, item)
         raise GenerationFailed("the model ended without a result")
 
@@ -99,20 +135,57 @@ class Attempt:
         """See ``Canvas``."""
         self.pictures[place] = image
 
+    def note(self, note: Mapping[str, Any], *, topic: str = "") -> None:
+        """See ``Canvas``."""
+        notes = list(self._progress.notes)
+        if topic:
+            if (last := self._topics.get(topic)) is not None:
+                notes[last] = None
+            self._topics[topic] = len(notes)
+        self._publish(replace(self._progress, notes=(*notes, note)))
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        """See ``Canvas``."""
+        self.result = result
+
     def _advance(self, index: int, progress: Progress) -> None:
         """Take in the news of request ``index`` and tell watchers in this process."""
         self._steps[index] = progress.step
         self._totals[index] = progress.num_steps
         last = self._progress
-        self._progress = JobProgress(
-            step=max(last.step, sum(self._steps.values())),
-            num_steps=sum(self._totals.values()),
-            preview=progress.preview or last.preview,
-            preview_index=progress.preview_index if progress.preview else last.preview_index,
-            num_previews=last.num_previews + (progress.preview is not None),
+        self._publish(
+            JobProgress(
+                step=max(last.step, sum(self._steps.values())),
+                num_steps=sum(self._totals.values()),
+                preview=progress.preview or last.preview,
+                preview_index=progress.preview_index if progress.preview else last.preview_index,
+                num_previews=last.num_previews + (progress.preview is not None),
+                notes=last.notes,
+            )
         )
-        self._changed = True
-        self._events.publish(self._claim.job.id, self._progress)
+
+    def _publish(self, progress: JobProgress) -> None:
+        self._progress = progress
+        self._events.publish(self.job.id, progress)
+
+    async def record_notes(self) -> None:
+        """Let watchers on other replicas read every note, once the script has ended."""
+        if self._progress.notes:
+            await self._record()
+
+    async def _record(self) -> None:
+        """Let watchers on other replicas read what is new, with its preview only when that is new.
+
+        One write at a time: the last is also there, and no older one follows it.
+        """
+        async with self._recording:
+            progress, last = self._progress, self._recorded
+            if progress is last:
+                return
+            is_seen = progress.num_previews == last.num_previews
+            news = replace(progress, preview=None) if is_seen else progress
+            await self._jobs.record_progress(self.job.id, self._claim.token, news)
+            self._recorded = progress
 
     # -- the lease ------------------------------------------------------------------------------
 
@@ -140,9 +213,7 @@ class Attempt:
             await asyncio.sleep(PROGRESS_SECONDS)
             job_id, token = self._claim.job.id, self._claim.token
             try:
-                if self._changed:
-                    self._changed = False
-                    await self._jobs.record_progress(job_id, token, self._unrecorded())
+                await self._record()
                 if time.monotonic() - renewed_at > self._lease_seconds / 3:
                     await self._jobs.renew(job_id, token, self._lease_seconds)
                     renewed_at = time.monotonic()
@@ -150,13 +221,6 @@ class Attempt:
                 if time.monotonic() - renewed_at > self._lease_seconds:
                     raise LeaseLost from error
                 logger.warning("job_id=%s its lease could not be renewed: %s", job_id, error)
-
-    def _unrecorded(self) -> JobProgress:
-        """The progress, with its preview only when that was not recorded yet."""
-        if self._progress.num_previews == self._num_recorded:
-            return replace(self._progress, preview=None)
-        self._num_recorded = self._progress.num_previews
-        return self._progress
 
 
 def _num_steps(request: GenerationRequest) -> int:

@@ -16,14 +16,16 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from deployments.errors import AtelierError, GenerationFailed
+from deployments.errors import AtelierError, GenerationFailed, LatentsLost
 from deployments.types import (
+    CheckedWeights,
     Evicted,
     GenerationRequest,
     GenerationResult,
     Load,
     ModelCard,
     Progress,
+    WeightsSource,
 )
 from router.models import Models, ModelStatus, WorkerDied, WorkerUnavailable
 
@@ -34,8 +36,12 @@ STARTING_SECONDS: Final = 0.5
 READY_SECONDS: Final = 2.0
 #: Seconds that replicas have to answer a call to all of them.
 BROADCAST_SECONDS: Final = 10.0
+#: Seconds that a replica has to look at the headers of weights, perhaps over a network.
+CHECK_SECONDS: Final = 60.0
+#: What Serve raises when no replica can take a call just now.
+UNAVAILABLE: Final = (BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError)
 #: Deployments that host a model; an application with none of them is not a model.
-HOSTS: Final = ("ModelHost", "GeminiHost")
+HOSTS: Final = ("ModelHost", "GeminiHost", "DescriberHost")
 
 
 class ServeModels(Models):
@@ -76,6 +82,8 @@ class ServeModels(Models):
         ended = False
         try:
             async for item in stream:
+                if isinstance(item, LatentsLost):
+                    raise WorkerDied(item.message)
                 if isinstance(item, AtelierError):
                     raise item
                 yield item
@@ -86,11 +94,7 @@ class ServeModels(Models):
             raise WorkerUnavailable(str(error)) from error
         except RayError as error:  # the actor, its node, or the result with the node
             raise WorkerDied(str(error)) from error
-        except (
-            BackPressureError,
-            DeploymentUnavailableError,
-            ReplicaUnavailableError,
-        ) as error:
+        except UNAVAILABLE as error:
             raise WorkerUnavailable(str(error)) from error
         finally:
             if not ended:
@@ -100,6 +104,27 @@ class ServeModels(Models):
         """Tell every replica of the model; this passes Serve's limit of ongoing requests."""
         if model in self._handles:
             await self._broadcast(model, "cancel", prefix)
+
+    async def check_weights(
+        self, model: str, source: WeightsSource, max_bytes: int
+    ) -> CheckedWeights:
+        """Ask one replica of the model."""
+        handle = self._handles.get(model)
+        if handle is None:
+            raise WorkerUnavailable(f"model {model!r} is not deployed")
+        try:
+            asked = handle.check_weights.remote(source, max_bytes)
+            answer = await asyncio.wait_for(asked, CHECK_SECONDS)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayError as error:
+            raise WorkerDied(str(error)) from error
+        except (*UNAVAILABLE, TimeoutError) as error:
+            raise WorkerUnavailable(str(error)) from error
+        if isinstance(answer, AtelierError):
+            raise answer
+        checked: CheckedWeights = answer
+        return checked
 
     async def loads(self) -> Mapping[str, Load]:
         """Ask every replica of every ready model."""

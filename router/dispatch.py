@@ -9,12 +9,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from deployments.errors import (
     AtelierError,
+    Cancelled,
     GenerationFailed,
     ModelNotReady,
     Overloaded,
@@ -24,6 +25,7 @@ from deployments.errors import (
 from deployments.types import GenerationRequest, Load
 from router.attempt import Attempt
 from router.events import EventHub
+from router.files import Files
 from router.job import (
     Job,
     JobError,
@@ -34,7 +36,7 @@ from router.job import (
     restore_request,
 )
 from router.models import Models, WorkerDied, WorkerUnavailable
-from router.scripts import find_script, width_of
+from router.scripts import Script, find_script, width_of
 from router.store.images import ImageStore
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
@@ -42,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 #: What says that no worker can take a job just now: it is tried again, later and later.
 UNAVAILABLE: Final = (WorkerUnavailable, ModelNotReady, Overloaded, UnknownModel)
+
+#: Jobs that one gateway runs at once whose scripts need no model, or find their own.
+SCRIPTED_JOBS: Final = 16
 
 #: Seconds between looks for interruptions.
 INTERRUPT_SECONDS: Final = 0.25
@@ -68,6 +73,7 @@ class Dispatcher:
         models: Models,
         jobs: JobStore,
         images: ImageStore,
+        files: Files,
         events: EventHub,
         lease_seconds: float = 10.0,
         jobs_per_replica: int | None = None,
@@ -78,6 +84,7 @@ class Dispatcher:
         self._models = models
         self._jobs = jobs
         self._images = images
+        self._files = files
         self._events = events
         self._lease_seconds = lease_seconds
         self._jobs_per_replica = jobs_per_replica
@@ -191,6 +198,8 @@ class Dispatcher:
                 logger.exception("cannot claim jobs of %s, trying again", model)
 
     def _capacity(self, model: str) -> int:
+        if not model:
+            return SCRIPTED_JOBS
         for status in self._models.statuses():
             if status.id == model and status.card is not None:
                 each = self._jobs_per_replica or status.card.max_ongoing_requests
@@ -223,6 +232,7 @@ class Dispatcher:
                 claim=claim,
                 models=self._models,
                 jobs=self._jobs,
+                files=self._files,
                 events=self._events,
                 lease_seconds=self._lease_seconds,
                 told=told,
@@ -250,15 +260,30 @@ class Dispatcher:
             if job.attempts > 1:
                 # An earlier gateway may have died and left the job's requests running. Here the
                 # lease is renewed meanwhile: a replica may be slow to answer.
-                await self._models.cancel(job.model, f"{job.id}.")
+                for model in _models_of(job):
+                    await self._models.cancel(model, f"{job.id}.")
             script = find_script(job.details.get("script", ""))
             requests = await asyncio.gather(*(self._restore(s) for s in job.requests))
-            await attempt.perform(script, requests, job.details.get("script_args", {}))
-            return await self._keep_images(job, attempt)
-        except BaseExceptionGroup as group:
-            return _failure(job, _first_leaf(group))
+            error = await self._perform(job, attempt, script, requests)
+            images = (
+                await self._keep_images(job, attempt) if error is None or attempt.result else ()
+            )
+            await attempt.record_notes()
+            return _outcome(job, attempt, images, error)
         except Exception as error:
-            return _failure(job, error)
+            return _outcome(job, attempt, (), _reason(job, error))
+
+    async def _perform(
+        self, job: Job, attempt: Attempt, script: Script, requests: Sequence[GenerationRequest]
+    ) -> AtelierError | None:
+        """Run the job's script; the failure that ended it, if one did."""
+        try:
+            await attempt.perform(script, requests, job.details.get("script_args", {}))
+        except BaseExceptionGroup as group:
+            return _reason(job, _first_leaf(group))
+        except Exception as error:
+            return _reason(job, error)
+        return None
 
     async def _restore(self, stored: StoredRequest) -> GenerationRequest:
         try:
@@ -267,7 +292,7 @@ class Dispatcher:
             raise WorkerUnavailable("its input pictures are out of reach") from error
         return restore_request(stored, blobs)
 
-    async def _keep_images(self, job: Job, attempt: Attempt) -> Outcome:
+    async def _keep_images(self, job: Job, attempt: Attempt) -> tuple[JobImage, ...]:
         kept = []
         for place, image in sorted(attempt.pictures.items()):
             key = output_key(job.id, place, image.format)
@@ -283,12 +308,7 @@ class Dispatcher:
                     place=place,
                 )
             )
-        return Outcome(
-            status=JobStatus.COMPLETED,
-            images=tuple(kept),
-            prompt_tokens=sum(result.prompt_tokens for result in attempt.results),
-            seconds=max((result.seconds for result in attempt.results), default=0.0),
-        )
+        return tuple(kept)
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -323,25 +343,48 @@ class Dispatcher:
                 self._events.publish(job.id, job)
 
 
+def _models_of(job: Job) -> Iterable[str]:
+    """Every model that an earlier attempt may have asked."""
+    named = {stored.request.model or "" for stored in job.requests}
+    return {job.model, *named, *job.details.get("script_args", {}).get("models", ())} - {""}
+
+
 def _width(job: Job) -> int:
     """How many of a model's places the job takes."""
     details = job.details
     return width_of(details.get("script", ""), len(job.requests), details.get("script_args", {}))
 
 
-def _failure(job: Job, error: BaseException) -> Outcome:
-    """The outcome of a failed job; re-raises what is not the request's own failure."""
-    if isinstance(error, (WorkerDied, *UNAVAILABLE)):
+def _outcome(
+    job: Job, attempt: Attempt, images: tuple[JobImage, ...], error: AtelierError | None
+) -> Outcome:
+    """How the job ended: as cancelled when its script said so after an interruption."""
+    told = None
+    if error is not None:
+        told = JobError(code=error.code, message=error.message, param=error.param)
+    status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
+    if isinstance(error, Cancelled) and attempt.is_interrupted:
+        status, told = JobStatus.CANCELLED, None
+    elif error is not None:
+        logger.warning("job_id=%s %s: %s", job.id, error.code, error.message)
+    return Outcome(
+        status=status,
+        images=images,
+        error=told,
+        result=attempt.result,
+        prompt_tokens=sum(result.prompt_tokens for result in attempt.results),
+        seconds=max((result.seconds for result in attempt.results), default=0.0),
+    )
+
+
+def _reason(job: Job, error: BaseException) -> AtelierError:
+    """Why a job fails; re-raises what is not the request's own failure."""
+    if isinstance(error, (WorkerDied, *UNAVAILABLE)) or not isinstance(error, Exception):
         raise error
     if isinstance(error, AtelierError):
-        logger.warning("job_id=%s %s: %s", job.id, error.code, error.message)
-    elif isinstance(error, Exception):
-        logger.error("job_id=%s failed unexpectedly", job.id, exc_info=error)
-        error = GenerationFailed("an internal fault; see the server's log")
-    else:
-        raise error
-    told = JobError(code=error.code, message=error.message, param=error.param)
-    return Outcome(status=JobStatus.FAILED, error=told)
+        return error
+    logger.error("job_id=%s failed unexpectedly", job.id, exc_info=error)
+    return GenerationFailed("an internal fault; see the server's log")
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from PIL import Image
 
-from deployments.errors import UnknownModel
+from deployments.errors import InvalidRequest, UnknownModel
 from deployments.types import (
+    CheckedWeights,
     Evicted,
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
+    Latents,
     Load,
     ModelCard,
     Progress,
     SamplingParams,
+    WeightsSource,
 )
+from router.fake_latents import colour, decode_latents, draw_latents, have_part
 from router.models import Models, ModelStatus, WorkerDied, WorkerUnavailable
 
 
 class FakeModels(Models):
     """Models that live in this process and draw one flat colour per seed and prompt.
 
+    Their latents are such pictures, an eighth as large; part of a schedule goes part of the way.
     A prompt that holds ``fail:worker`` raises ``WorkerDied``, ``fail:busy`` ``WorkerUnavailable``.
+    What is to be described is a picture of its size.
     Every call is kept in ``calls``.
     """
 
@@ -45,12 +53,10 @@ class FakeModels(Models):
         self, model: str, request_id: str, request: GenerationRequest
     ) -> AsyncIterator[Progress | GenerationResult]:
         """Walk the steps, then paint."""
-        if model not in {status.id for status in self._statuses}:
-            raise UnknownModel(f"unknown model {model!r}")
+        card = self._card(model)
         self.calls.append(request)
-        _raise_asked_failure(request.prompt)
-        params = request.params
-        total = (params.num_inference_steps or 1) * params.num_images
+        _raise_asked_failure(" ".join([request.prompt, *(part.text for part in request.parts)]))
+        total = _num_steps(request)
         previews = _preview_steps(total, request.num_previews)
         try:
             for step in range(1, total + 1):
@@ -60,17 +66,38 @@ class FakeModels(Models):
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.append(request_id)
             raise
+        is_told = request.task == "describe"
+        latents = draw_latents(request, card.family) if have_part(request) else None
         yield GenerationResult(
-            images=tuple(_picture(request, index) for index in range(params.num_images)),
+            images=() if is_told or request.ends_in_latents else _pictures(request, latents),
+            latents=latents if request.ends_in_latents else None,
+            text=_describe(request.images[0]) if is_told else "",
             model=model,
             seconds=total * self._step_seconds,
             prompt_tokens=len(request.prompt.split()),
             max_batch_rows=1,
         )
 
+    def _card(self, model: str) -> ModelCard:
+        for status in self._statuses:
+            if status.id == model and status.card is not None:
+                return status.card
+        raise UnknownModel(f"unknown model {model!r}")
+
     async def cancel(self, model: str, prefix: str) -> None:  # noqa: ARG002
         """Remember whose requests were to stop."""
         self.cancelled.append(prefix)
+
+    async def check_weights(
+        self, model: str, source: WeightsSource, max_bytes: int
+    ) -> CheckedWeights:
+        """Whatever there is fits, but what has ``misfit`` in its location, or too many bytes."""
+        self._card(model)
+        path = Path(url2pathname(urlsplit(source.location).path))
+        num_bytes = path.stat().st_size if source.kind != "hub" and path.is_file() else 10
+        if "misfit" in source.location or num_bytes > max_bytes:
+            raise InvalidRequest("the weights do not fit this model", param="weights")
+        return CheckedWeights(location=source.location, parts=("unet",), num_bytes=num_bytes)
 
     async def loads(self) -> Mapping[str, Load]:
         """Nothing is ever running."""
@@ -99,6 +126,8 @@ def fake_card(model_id: str = "sdxl-turbo", **fields: object) -> ModelCard:
         schedulers=("Euler", "DDIM"),
         sigmas=("normal", "karras"),
         max_input_images=16,
+        takes_weights=True,
+        has_latents=True,
     )
     return replace(card, **fields)  # type: ignore[arg-type]
 
@@ -114,10 +143,27 @@ def _preview_steps(total: int, num_previews: int) -> frozenset[int]:
     return frozenset(max(1, total * (k + 1) // (num_previews + 1)) for k in range(num_previews))
 
 
-def _picture(request: GenerationRequest, index: int) -> GeneratedImage:
+def _num_steps(request: GenerationRequest) -> int:
+    params = request.params
+    if request.task in ("encode", "decode"):
+        return 0
+    steps = params.num_inference_steps or 1
+    return (steps if request.latents is None else params.num_walked_steps) * params.num_images
+
+
+def _pictures(request: GenerationRequest, latents: Latents | None) -> tuple[GeneratedImage, ...]:
+    if latents is None:
+        numbers = range(request.params.num_images)
+        files = [_paint(request, index, request.output_format) for index in numbers]
+    else:
+        files = decode_latents(latents, request.output_format)
+    return tuple(_picture(request, index, data) for index, data in enumerate(files))
+
+
+def _picture(request: GenerationRequest, index: int, data: bytes) -> GeneratedImage:
     params = request.params
     return GeneratedImage(
-        data=_paint(request, index, request.output_format),
+        data=data,
         seed=(params.seed or 0) + index,
         width=params.width or 64,
         height=params.height or 64,
@@ -125,10 +171,15 @@ def _picture(request: GenerationRequest, index: int) -> GeneratedImage:
     )
 
 
+def _describe(image: bytes) -> str:
+    width, height = Image.open(io.BytesIO(image)).size
+    return f"a picture of {width} by {height}"
+
+
 def _paint(request: GenerationRequest, index: int, output_format: str) -> bytes:
     params = request.params
-    digest = hashlib.sha256(f"{request.prompt} {(params.seed or 0) + index}".encode()).digest()
-    image = Image.new("RGB", (params.width or 64, params.height or 64), tuple(digest[:3]))
+    size = (params.width or 64, params.height or 64)
+    image = Image.new("RGB", size, tuple(colour(request, index)))
     out = io.BytesIO()
     image.save(out, "PNG" if output_format == "safetensors" else output_format.upper())
     return out.getvalue()

@@ -10,12 +10,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from deployments.types import GenerationRequest, OutputFormat, SamplingParams, SecondPass
+from deployments.types import (
+    GenerationRequest,
+    LoraUse,
+    OutputFormat,
+    PromptPart,
+    SamplingParams,
+    SecondPass,
+    WeightsSource,
+)
 
 
 class JobStatus(StrEnum):
@@ -92,13 +100,16 @@ class StoredRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One accepted piece of work: one or several requests of one model, run side by side.
+    """One accepted piece of work: one or several requests, run side by side.
 
     Attributes:
         id: ``img_`` and 24 hexadecimal digits, or what the client chose.
+        name: the client's own id where it need be unique only among the unfinished jobs of the same
+            owner and API; None for none.
         api: name of the API that it came through.
         owner: who asked; only the owner sees it.
-        model: id of the model that runs it.
+        model: id of the model that it waits for, and that runs what names no other; "" when its
+            script says which models it needs.
         requests: run at once; the job's pictures are theirs, in order.
         details: what its API wants to remember (JSON values), opaque to everyone else but for
             ``script`` and ``script_args``: how the requests make pictures, see ``router.scripts``.
@@ -110,6 +121,8 @@ class Job:
         interrupted: whether it was asked to end early, with the pictures that are finished.
         worker_deaths: how often the replica that ran it died.
         images, error: what came of it.
+        result: what else its script told of the outcome (JSON values), opaque like ``details``.
+        is_hidden: whether its owner removed it, once ended, from the history of its API.
         prompt_tokens: tokens the text encoder saw.
         seconds: time the model took.
     """
@@ -119,6 +132,7 @@ class Job:
     owner: str
     model: str
     requests: tuple[StoredRequest, ...]
+    name: str | None = None
     status: JobStatus = JobStatus.QUEUED
     details: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
@@ -133,6 +147,8 @@ class Job:
     worker_deaths: int = 0
     images: tuple[JobImage, ...] = ()
     error: JobError | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    is_hidden: bool = False
     prompt_tokens: int = 0
     seconds: float = 0.0
 
@@ -148,6 +164,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobStand:
+    """Where a job stands, without what it is: cheap to read by the hundred. See ``Job``."""
+
+    id: str
+    owner: str
+    status: JobStatus
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobProgress:
     """The newest news of a job in progress.
 
@@ -155,6 +181,8 @@ class JobProgress:
         step, num_steps: denoising steps done and to do, summed over the job's pictures.
         preview: a JPEG of the picture so far, or None; ``preview_index`` says which picture.
         num_previews: how many previews there were so far; it grows with each new one.
+        notes: what the job's script told its watchers so far (JSON values), the oldest first; only
+            ever longer, but that a note may be replaced by None once a later one says all of it.
     """
 
     step: int = 0
@@ -162,6 +190,7 @@ class JobProgress:
     preview: bytes | None = None
     preview_index: int = 0
     num_previews: int = 0
+    notes: tuple[Mapping[str, Any] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +264,7 @@ def dump_requests(requests: tuple[StoredRequest, ...]) -> list[dict[str, Any]]:
     dumped = []
     for stored in requests:
         data = asdict(stored)
-        del data["request"]["images"], data["request"]["mask"]
+        del data["request"]["images"], data["request"]["mask"], data["request"]["latents"]
         dumped.append(data)
     return dumped
 
@@ -253,14 +282,36 @@ def parse_requests(data: list[dict[str, Any]]) -> tuple[StoredRequest, ...]:
 
 
 def _parse_request(data: dict[str, Any]) -> GenerationRequest:
-    second_pass = data.get("second_pass")
+    second_pass, source = data.get("second_pass"), data.get("weights_source")
     return GenerationRequest(
         **{
             **data,
             "params": SamplingParams(**data["params"]),
-            "second_pass": SecondPass(**second_pass) if second_pass else None,
+            "second_pass": _parse_second_pass(second_pass) if second_pass else None,
+            "weights_source": WeightsSource(**source) if source else None,
+            "parts": _parse_parts(data.get("parts", ())),
+            "negative_parts": _parse_parts(data.get("negative_parts", ())),
+            "loras": _parse_loras(data.get("loras", ())),
             "texts": tuple(
                 tuple((keyword, text) for keyword, text in texts) for texts in data.get("texts", ())
             ),
         }
     )
+
+
+def _parse_parts(data: Iterable[Mapping[str, Any]]) -> tuple[PromptPart, ...]:
+    return tuple(PromptPart(**_with_loras(part)) for part in data)
+
+
+def _parse_second_pass(data: Mapping[str, Any]) -> SecondPass:
+    return SecondPass(**_with_loras(data))
+
+
+def _with_loras(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A part or a pass that may have LoRAs of its own, None being others'."""
+    loras = data.get("loras")
+    return {**data, "loras": None if loras is None else _parse_loras(loras)}
+
+
+def _parse_loras(data: Iterable[Mapping[str, Any]]) -> tuple[LoraUse, ...]:
+    return tuple(LoraUse(**use) for use in data)

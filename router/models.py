@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deployments.types import (
+    CheckedWeights,
     Evicted,
     GenerationRequest,
     GenerationResult,
     Load,
     ModelCard,
     Progress,
+    WeightsSource,
 )
 
 
@@ -71,6 +73,16 @@ class Models(ABC):
         """Stop every request of a model whose id begins so, on whichever replica it runs.
 
         For requests whose caller died: nobody closes their iterators.
+        """
+
+    @abstractmethod
+    async def check_weights(
+        self, model: str, source: WeightsSource, max_bytes: int
+    ) -> CheckedWeights:
+        """What a model's host finds in a source of weights, of which only headers are read.
+
+        Raises ``InvalidRequest`` when they do not fit the model or have more bytes,
+        ``UnsupportedField`` when the model takes none, ``WorkerDied``, ``WorkerUnavailable``.
         """
 
     @abstractmethod

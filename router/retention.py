@@ -1,4 +1,4 @@
-"""Retention: removes ended jobs and their pictures by age and by size, and inputs nobody needs."""
+"""Retention: removes ended jobs and what they saved by age and size, and inputs nobody needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final
 
 from deployments.errors import AtelierError
 from router.job import Job
+from router.store.files import FileStore, StoredFile
 from router.store.images import ImageStore, StoredObject, is_key
 from router.store.jobs import JobStore
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 #: What an input picture's key looks like: nothing else under ``inputs/`` is ours.
 INPUT: Final = re.compile(r"inputs/[0-9a-f]{64}")
 #: What a job's picture is called in the job's own folder.
-OUTPUT: Final = re.compile(r"image_[0-9]+\.[a-z]+")
+OUTPUT: Final = re.compile(r"(image|temp)_[0-9]+\.[a-z]+")
 #: How many input pictures are looked up at once.
 BATCH: Final = 200
 
@@ -28,7 +29,7 @@ class Retention:
     """Sweeps the stores. What an unfinished job needs is never touched.
 
     Args:
-        max_age_seconds: how long ended jobs stay; None keeps them.
+        max_age_seconds: how long ended jobs stay, and the names of uploads; None keeps them.
         max_total_bytes: above this size of the store of pictures the jobs that ended first go;
             None sets no limit. With both None nothing is ever removed.
         grace_seconds: an input picture is stored before the row that names it; one younger than
@@ -40,6 +41,7 @@ class Retention:
         self,
         jobs: JobStore,
         images: ImageStore,
+        files: FileStore,
         *,
         max_age_seconds: float | None = None,
         max_total_bytes: int | None = None,
@@ -49,6 +51,7 @@ class Retention:
     ) -> None:
         self._jobs = jobs
         self._images = images
+        self._files = files
         self._max_age_seconds = max_age_seconds
         self._max_total_bytes = max_total_bytes
         self._grace_seconds = grace_seconds
@@ -73,6 +76,7 @@ class Retention:
         num_removed = 0
         if self._max_age_seconds is not None:
             num_removed += await self._sweep_age(self._max_age_seconds)
+            await self._sweep_uploads(self._max_age_seconds)
         await self._sweep_inputs()
         if self._max_total_bytes is not None:
             num_removed += await self._sweep_size(self._max_total_bytes)
@@ -88,6 +92,15 @@ class Retention:
                 await self._remove(job)
             num_removed += len(ended)
         return num_removed
+
+    async def _sweep_uploads(self, max_age_seconds: float) -> None:
+        """Forget the names of old uploads that no job needs; their bytes go as inputs do."""
+        oldest = self._clock() - max(max_age_seconds, self._grace_seconds)
+        last: StoredFile | None = None
+        while old := await self._files.older_than(oldest, limit=BATCH, after=last):
+            needed = await self._jobs.needed_inputs([file.key for file in old])
+            await self._files.remove([file for file in old if file.key not in needed])
+            last = old[-1]
 
     async def _sweep_size(self, max_total_bytes: int) -> int:
         num_removed = 0
@@ -105,12 +118,13 @@ class Retention:
         return num_removed
 
     async def _remove(self, job: Job) -> int:
-        """Remove one ended job, its pictures before its row, then inputs that were only its own.
+        """Remove one ended job, what it saved before its row, then inputs that were only its own.
 
         Returns the bytes freed.
         """
         outputs = await self._outputs(job)
         await self._images.delete([kept.key for kept in outputs])
+        await self._files.remove(await self._files.of_job(job.id))
         await self._jobs.delete([job.id])
         logger.info("job %s removed", job.id)
         inputs = [await self._images.stat(key) for key in dict.fromkeys(job.keys)]
@@ -120,8 +134,10 @@ class Retention:
         return num_freed + max(told, sum(kept.num_bytes for kept in outputs))
 
     async def _outputs(self, job: Job) -> Sequence[StoredObject]:
-        """The job's pictures, also those that a worker left behind before it died."""
+        """What the job saved, also pictures that a worker left behind before it died."""
         named = {image.key for image in job.images}
+        saved = [file.key for file in await self._files.of_job(job.id)]
+        named.update(key for key in saved if key.startswith(f"{job.id}/"))
         outputs = [await self._images.stat(key) for key in sorted(named)]
         found = [kept for kept in outputs if kept is not None]
         if is_key(job.id):
@@ -141,10 +157,12 @@ class Retention:
         await self._remove_unneeded(batch)
 
     async def _remove_unneeded(self, inputs: Sequence[StoredObject]) -> int:
-        """Remove those inputs that no job names and no request may be about to; bytes freed."""
+        """Remove those inputs that no job or file names and no request may be about to; bytes
+        freed."""
         oldest = self._clock() - self._grace_seconds
         old = [kept for kept in inputs if kept.modified_at < oldest and INPUT.fullmatch(kept.key)]
-        needed = await self._jobs.needed_inputs([kept.key for kept in old])
+        keys = [kept.key for kept in old]
+        needed = await self._jobs.needed_inputs(keys) | await self._files.needed(keys)
         num_freed = 0
         for kept in old:
             if kept.key in needed:

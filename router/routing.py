@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from itertools import chain
+from typing import Final, TypeVar
 
 from deployments.errors import GenerationFailed, InvalidRequest, ModelNotReady, UnknownModel
 from deployments.types import (
@@ -19,6 +20,12 @@ from deployments.types import (
 from router.models import ModelStatus
 
 T = TypeVar("T")
+
+#: Steps of a schedule of which only a part is walked.
+MAX_SCHEDULE_STEPS: Final = 10_000
+
+#: How strongly a LoRA may act, and against its sense.
+MAX_LORA_WEIGHT: Final = 10
 
 #: Seconds after which a caller may ask again for a model that is starting.
 STARTING_RETRY_SECONDS = 5.0
@@ -87,9 +94,11 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
 
     Raises ``InvalidRequest`` naming the field, the value and what is accepted.
     """
-    if not (request.prompt.strip() or request.images or request.is_weighted):
+    has_prompt = request.prompt.strip() or request.parts or request.is_weighted
+    if request.task == "generate" and not (has_prompt or request.images):
         raise InvalidRequest("prompt must not be empty", param="prompt")
-    if len(request.images) > card.max_input_images:
+    request = _with_latents(card, request)
+    if len(request.images) > card.max_input_images and request.task != "encode":
         raise InvalidRequest(
             f"{len(request.images)} input images are too many for {card.id!r}; "
             f"accepted: at most {card.max_input_images}",
@@ -100,7 +109,58 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
             f"unknown weights {request.weights!r}; known: {', '.join(card.weights) or 'none'}",
             param="weights",
         )
+    _check_loras(card, request)
     return replace(request, model=card.id, params=_fill(card, request.params))
+
+
+def _check_loras(card: ModelCard, request: GenerationRequest) -> None:
+    """Raise ``InvalidRequest`` for a LoRA that the model has not, or that acts too strongly."""
+    parts = (*request.parts, *request.negative_parts, request.second_pass)
+    for use in chain(request.loras, *(part.loras or () for part in parts if part)):
+        if use.name not in card.loras:
+            known = ", ".join(card.loras) or "none"
+            raise InvalidRequest(
+                f"unknown LoRA {use.name!r:.200} for {card.id!r}; known: {known}", param="loras"
+            )
+        for weight in (use.weight, use.text_encoder_weight):
+            if not -MAX_LORA_WEIGHT <= weight <= MAX_LORA_WEIGHT:
+                raise _out_of_range(
+                    f"weight of LoRA {use.name!r}", weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT
+                )
+
+
+def _with_latents(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
+    """The request with the size and the number of its latents, or of those that it asks for."""
+    latents, params = request.latents, request.params
+    if latents is None and (params.first_step or params.last_step is not None):
+        raise InvalidRequest("only latents are drawn in part of the steps", param="first_step")
+    is_plain = request.task in ("generate", "describe") and not request.gives_latents
+    if latents is None and is_plain:
+        return request
+    if not card.has_latents:
+        raise InvalidRequest(f"model {card.id!r} neither takes nor gives latents", param="model")
+    if request.task == "encode":
+        if not request.images or latents is not None:
+            raise InvalidRequest("what is encoded are input images, one or more", param="image")
+        params = replace(params, num_images=len(request.images))
+        return replace(request, params=params, gives_latents=True)
+    if latents is None:
+        if request.task == "decode":
+            raise InvalidRequest("there are no latents to decode", param="latents")
+        return request
+    if latents.value is None:
+        width = _size(card, "width", latents.width)
+        latents = replace(latents, width=width, height=_size(card, "height", latents.height))
+    elif latents.family != card.family:
+        raise InvalidRequest(
+            f"latents of family {latents.family!r} do not fit {card.id!r}, which takes those of "
+            f"{card.family!r}",
+            param="latents",
+        )
+    params = replace(
+        params, num_images=latents.num_images, width=latents.width, height=latents.height
+    )
+    return replace(request, latents=latents, params=params)
 
 
 def _fill(card: ModelCard, params: SamplingParams) -> SamplingParams:
@@ -111,6 +171,7 @@ def _fill(card: ModelCard, params: SamplingParams) -> SamplingParams:
         height=_size(card, "height", params.height or defaults.height or 512),
         num_inference_steps=_or(params.num_inference_steps, defaults.num_inference_steps),
         guidance_scale=_or(params.guidance_scale, defaults.guidance_scale),
+        true_cfg_scale=_true_cfg_scale(card, params),
         strength=_or(params.strength, defaults.strength),
         scheduler=_or(params.scheduler, defaults.scheduler),
         sigmas=_or(params.sigmas, _default_sigmas(card, params)),
@@ -121,9 +182,7 @@ def _fill(card: ModelCard, params: SamplingParams) -> SamplingParams:
 
 
 def _check(card: ModelCard, params: SamplingParams) -> None:
-    steps = params.num_inference_steps or 0
-    if not 1 <= steps <= card.max_num_inference_steps:
-        raise _out_of_range("num_inference_steps", steps, 1, card.max_num_inference_steps)
+    _check_steps(card, params)
     if (params.width or 0) * (params.height or 0) > card.max_pixels:
         raise InvalidRequest(
             f"size {params.width}x{params.height} has too many pixels for {card.id!r}; "
@@ -138,6 +197,20 @@ def _check(card: ModelCard, params: SamplingParams) -> None:
         raise _out_of_range("seed", params.seed, 0, SEED_RANGE - 1)
     _check_name("scheduler", params.scheduler, card.schedulers)
     _check_name("sigmas", params.sigmas, card.sigmas)
+
+
+def _check_steps(card: ModelCard, params: SamplingParams) -> None:
+    """What is walked is bounded by the card; the schedule that it is a part of, by a constant."""
+    steps, most = params.num_inference_steps or 0, card.max_num_inference_steps
+    is_part = params.first_step != 0 or params.last_step is not None
+    if not 1 <= steps <= (MAX_SCHEDULE_STEPS if is_part else most):
+        raise _out_of_range(
+            "num_inference_steps", steps, 1, MAX_SCHEDULE_STEPS if is_part else most
+        )
+    if min(params.first_step, params.last_step or 0) < 0:
+        raise InvalidRequest("steps count from 0", param="first_step")
+    if params.num_walked_steps > most:
+        raise _out_of_range("number of steps", params.num_walked_steps, 0, most)
 
 
 def _size(card: ModelCard, param: str, value: int) -> int:
@@ -168,6 +241,12 @@ def _default_sigmas(card: ModelCard, params: SamplingParams) -> str | None:
     """The model's own spacing belongs to its own scheduler; every scheduler has ``normal``."""
     is_own = params.scheduler in (None, card.defaults.scheduler)
     return card.defaults.sigmas if is_own else "normal"
+
+
+def _true_cfg_scale(card: ModelCard, params: SamplingParams) -> float | None:
+    """The model's own, unless the caller names a guidance scale and no other: that one is meant."""
+    is_named = params.true_cfg_scale is not None or params.guidance_scale is not None
+    return params.true_cfg_scale if is_named else card.defaults.true_cfg_scale
 
 
 def _or(value: T | None, default: T | None) -> T | None:

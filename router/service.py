@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from deployments.errors import (
@@ -18,16 +19,19 @@ from deployments.errors import (
 from deployments.types import Evicted, GenerationRequest, ModelCard
 from router.dispatch import Dispatcher
 from router.events import EventHub, JobNews
+from router.files import Files
 from router.job import (
     Idempotency,
     Job,
     JobProgress,
+    JobStand,
     JobStatus,
     StoredRequest,
     new_job,
     store_request,
 )
 from router.models import Models, ModelStatus
+from router.personal_models import PersonalModels
 from router.routing import admit, choose, resolve
 from router.store.images import ImageStore
 from router.store.jobs import JobPage, JobStore
@@ -44,6 +48,8 @@ class GenerationService:
     """The one way in and out: every API's request becomes a job here.
 
     Args:
+        files: the owners' files; its jobs' scripts read and write them, too.
+        personal: the owners' own weights.
         max_queued_jobs: waiting jobs beyond which new ones are refused with ``Overloaded``.
     """
 
@@ -53,6 +59,8 @@ class GenerationService:
         models: Models,
         jobs: JobStore,
         images: ImageStore,
+        files: Files,
+        personal: PersonalModels,
         dispatcher: Dispatcher,
         events: EventHub,
         max_queued_jobs: int = 10_000,
@@ -60,6 +68,8 @@ class GenerationService:
         self._models = models
         self._jobs = jobs
         self._images = images
+        self.files = files
+        self.personal = personal
         self._dispatcher = dispatcher
         self._events = events
         self._max_queued_jobs = max_queued_jobs
@@ -93,6 +103,17 @@ class GenerationService:
             loads=self._dispatcher.loads,
         )
 
+    async def find_weights(
+        self, names: Sequence[str], card: ModelCard, *, owner: str
+    ) -> str | None:
+        """The first of the names of weights that a model has for this owner: his own, or those of
+        its configuration. None is the model itself."""
+        for name in names:
+            is_known = name in card.weights
+            if is_known or await self.personal.find(name, card, owner=owner):
+                return name
+        return None
+
     async def evict(self) -> Evicted:
         """Drop idle weights everywhere."""
         return await self._models.evict()
@@ -114,8 +135,9 @@ class GenerationService:
     ) -> Job:
         """Accept work: from here on it is durable.
 
-        All requests run on one model: the one the first names, else the first of ``prefer`` that
-        can do the work, else the least loaded capable one. Input pictures are kept before the row.
+        The job waits for the model that its first request names, else the first of ``prefer`` that
+        can do the work, else the least loaded capable one. Its other requests run on that, too, but
+        for those that name another. Input pictures are kept before the row.
 
         Raises:
             InvalidRequest, UnknownModel, ModelNotReady: see ``routing``.
@@ -131,7 +153,7 @@ class GenerationService:
         for request in requests:
             _check_texts(request)
         card = self.choose(requests[0], prefer=prefer)
-        admitted = [admit(card, request) for request in requests]
+        admitted = [await self._admit(request, card, owner=owner) for request in requests]
         self._check_queue()
         stored = await self._store_inputs(admitted)
         job = new_job(
@@ -146,6 +168,45 @@ class GenerationService:
             id=job_id,
         )
         job = await self._jobs.add(job, idempotency=idempotency)
+        self._dispatcher.wake(job.model)
+        return job
+
+    async def enqueue(
+        self,
+        script: str,
+        args: Mapping[str, Any],
+        *,
+        model: str,
+        api: str,
+        owner: str,
+        name: str,
+        input_keys: Sequence[str] = (),
+        priority: int = 0,
+        details: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Accept a job whose script makes its own requests, while it runs, of one or more models.
+
+        Args:
+            args: what the script needs (JSON values); ``models`` lists the ids of those it may ask.
+            model: id of the model whose queue it waits in; "" when it needs none.
+            name: the client's id of the job; see ``Job.name``.
+            input_keys: keys of the kept pictures that it needs. The script finds their bytes, in
+                order, in the ``images`` of its one request.
+
+        Raises ``Overloaded``, ``Conflict`` (the name runs already), ``StorageFailure``.
+        """
+        self._check_queue()
+        request = StoredRequest(request=GenerationRequest(prompt=""), image_keys=tuple(input_keys))
+        job = new_job(
+            (request,),
+            api=api,
+            owner=owner,
+            model=model,
+            name=name,
+            priority=priority,
+            details={**(details or {}), "script": script, "script_args": args},
+        )
+        job = await self._jobs.add(job)
         self._dispatcher.wake(job.model)
         return job
 
@@ -246,6 +307,37 @@ class GenerationService:
             owner=owner, api=api, statuses=statuses, limit=limit, cursor=cursor
         )
 
+    async def named(self, name: str, *, owner: str, api: str) -> Job:
+        """The newest job with the client's own id, unless it was hidden. Raises ``JobNotFound``."""
+        return await self._jobs.named(name, owner=owner, api=api)
+
+    async def unfinished(self, *, owner: str, api: str) -> Sequence[Job]:
+        """This owner's jobs in progress, then the queued ones in the order of their turns."""
+        return await self._jobs.unfinished(owner=owner, api=api)
+
+    async def unfinished_ids(self, *, owner: str, api: str) -> frozenset[str]:
+        """Ids of this owner's jobs that have not ended."""
+        return await self._jobs.unfinished_ids(owner=owner, api=api)
+
+    async def history(self, *, owner: str, api: str, limit: int | None = None) -> Sequence[str]:
+        """Ids of this owner's ended jobs that are not hidden, the first to end first."""
+        return await self._jobs.history(owner=owner, api=api, limit=limit)
+
+    async def hide(self, *, owner: str, api: str, job_ids: Collection[str] | None) -> None:
+        """Take ended jobs (None: all) out of the owner's history; the jobs themselves stay."""
+        await self._jobs.hide(owner=owner, api=api, job_ids=job_ids)
+
+    async def changed_since(
+        self, moment: float, *, api: str, owners: Collection[str]
+    ) -> Sequence[JobStand]:
+        """Where jobs of these owners stand that were added or moved since a time, on whichever
+        replica."""
+        return await self._jobs.changed_since(moment, api=api, owners=owners)
+
+    async def next_number(self, *, owner: str, counter: str) -> int:
+        """0, 1, 2, ...: the next number of an owner's counter, the same on every replica."""
+        return await self._jobs.next_number(owner=owner, counter=counter)
+
     async def progress(self, job_id: str) -> JobProgress | None:
         """The newest news of a job in progress."""
         return await self._jobs.progress(job_id)
@@ -261,6 +353,20 @@ class GenerationService:
         return await asyncio.gather(*(self._images.get(image.key) for image in job.images))
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _card_of(self, request: GenerationRequest, card: ModelCard) -> ModelCard:
+        """The card of the model that the request names, else the job's."""
+        return card if request.model in (None, card.id) else self.choose(request)
+
+    async def _admit(
+        self, request: GenerationRequest, card: ModelCard, *, owner: str
+    ) -> GenerationRequest:
+        """See ``routing.admit``; weights of the owner's own come with their source."""
+        card = self._card_of(request, card)
+        if request.weights is not None:
+            own = await self.personal.find(request.weights, card, owner=owner)
+            request = replace(request, weights_source=own and own.source)
+        return admit(card, request)
 
     def _check_queue(self) -> None:
         waiting = self._dispatcher.num_queued

@@ -18,8 +18,6 @@ REPLACED: Final[Mapping[str, str]] = {
     "HOST": "http_options.host in serve_config.yaml",
     "PORT": "http_options.port in serve_config.yaml",
     "RELOAD": "`serve deploy serve_config.yaml` after a change; what runs stays up",
-    "DEVICE_MAP": "`device` in the model's args in serve_config.yaml",
-    "QWEN_MODEL_DIR": "`weights` in the model's args in serve_config.yaml",
 }
 
 
@@ -45,6 +43,9 @@ class Settings(BaseSettings):
             ``{prompt}`` stands for the caller's words.
         retention_seconds, retention_bytes: age and total size beyond which ended jobs and their
             pictures are removed; None keeps them.
+        checkpoint_folders: folders of the hosts' disks from which owners may register checkpoints
+            by path; none refuses paths.
+        max_checkpoint_bytes: the most that a registered checkpoint may have.
         log_level: of our own loggers (LOG_LEVEL).
     """
 
@@ -68,9 +69,11 @@ class Settings(BaseSettings):
     prompt_styles: dict[str, dict[str, str]] = Field(default_factory=dict)
     retention_seconds: float | None = Field(None, gt=0)
     retention_bytes: int | None = Field(None, gt=0)
+    checkpoint_folders: Annotated[tuple[str, ...], NoDecode] = ()
+    max_checkpoint_bytes: int = Field(8 * 2**30, ge=1)
     log_level: str = Field("info", validation_alias=_variable("LOG_LEVEL", "log_level"))
 
-    @field_validator("fetch_allow", mode="before")
+    @field_validator("fetch_allow", "checkpoint_folders", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return (

@@ -88,7 +88,10 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Decode these pictures, of equal weights, latent shape and tiling, together."""
+    """Decode these pictures, of equal weights, latent shape and tiling, together.
+
+    Or take the latents of pictures that end in them.
+    """
 
     places: tuple[Place, ...]
 
@@ -220,7 +223,8 @@ def _group(place: Place, kind: type[Work]) -> Hashable:
     if kind is Denoise:
         return place.state.batch_key
     key = place.state.batch_key
-    return key.weights, key.is_tiling, tuple(place.state.latents.shape)
+    is_for_latents = place.state.request.ends_in_latents
+    return key.weights, key.is_tiling, is_for_latents, tuple(place.state.latents.shape)
 
 
 def _size(place: Place, kind: type[Work]) -> tuple[int, int]:
@@ -240,9 +244,15 @@ def _estimate(request: GenerationRequest, is_partial: bool, tokens_per_pixel: fl
     """The work of one pass; a partial one walks ``strength`` of its steps."""
     params = request.params
     steps = params.num_inference_steps or 1
-    if is_partial and params.strength is not None:
+    if request.task != "generate":
+        steps = 0
+    elif request.latents is not None:
+        steps = params.num_walked_steps
+    elif is_partial and params.strength is not None:
         steps = max(1, round(steps * params.strength))
     scale = params.guidance_scale if params.true_cfg_scale is None else params.true_cfg_scale
-    rows = 2 if scale is not None and scale > 1 else 1
+    rows = max(1, len(request.parts))
+    if scale is not None and scale > 1:
+        rows += max(1, len(request.negative_parts))
     pixels = (params.width or 512) * (params.height or 512)
     return params.num_images * steps * rows * pixels * tokens_per_pixel

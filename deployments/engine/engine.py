@@ -198,7 +198,7 @@ class Engine:
 
     def _settle_decoded(self, flight: Flight, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            flight.pixels[outcome.place.state.index] = outcome.value
+            flight.values[outcome.place.state.index] = outcome.value
             self._batcher.leave(outcome.place)
         if flight.is_complete:
             self._end(flight, flight.finished())
@@ -237,7 +237,10 @@ class Engine:
         return True
 
     def _learn_tokens(self, state: RequestState) -> None:
-        """How many image tokens a pixel is worth, for the estimates of those who wait."""
+        """How many image tokens a pixel is worth, for the estimates of those who wait.
+
+        Tokens of references have nothing to do with the picture's pixels, so edits tell nothing.
+        """
         params = state.request.params
-        if params.width and params.height:
+        if params.width and params.height and not state.request.images:
             self._tokens_per_pixel = state.tokens / (params.width * params.height)

@@ -41,6 +41,8 @@ class Finished:
     """Every picture is there, in order: the last event.
 
     Attributes:
+        pictures: empty when the request ends in latents.
+        latents: those, (pictures, channels, height, width); else None.
         prompt_tokens: tokens the text encoder saw.
         max_batch_rows: the most rows that any forward pass of this request held.
         seconds: since the request was added.
@@ -50,6 +52,7 @@ class Finished:
     prompt_tokens: int
     max_batch_rows: int
     seconds: float
+    latents: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

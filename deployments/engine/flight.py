@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deployments.engine.events import Finished, Listener, Picture, Stepped
 from deployments.engine.second_pass import num_steps
 from deployments.engine.state import RequestState, picture_seed
 from deployments.types import GenerationRequest
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -24,7 +25,7 @@ class Flight:
         added: when it was added, on the monotonic clock, in seconds.
         estimate: its work while it waits: timesteps times rows times image tokens.
         states: one per picture, in order; empty until it is encoded.
-        pixels: decoded pictures by their index.
+        values: finished pictures by their index: pixels, or latents where those are asked for.
         max_batch_rows: the most rows any of its forward passes held so far.
         told: the last step reported; -1 before the first report.
         num_previews: previews sent so far.
@@ -36,7 +37,7 @@ class Flight:
     estimate: float = 0.0
     added: float = field(default_factory=monotonic)
     states: tuple[RequestState, ...] = ()
-    pixels: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    values: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     max_batch_rows: int = 0
     told: int = -1
     num_previews: int = 0
@@ -48,8 +49,8 @@ class Flight:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every picture is decoded."""
-        return bool(self.states) and len(self.pixels) == len(self.states)
+        """Whether every picture is finished."""
+        return bool(self.states) and len(self.values) == len(self.states)
 
     @property
     def work(self) -> float:
@@ -64,11 +65,14 @@ class Flight:
         return self.num_previews < len(due) and due[self.num_previews] <= state.num_visited
 
     def progress(self, preview: NDArray[np.float32] | None = None) -> Stepped | None:
-        """The news since the last report; None when there is none."""
+        """The news since the last report; None when there is none, or nothing to denoise."""
+        visits = sum(state.num_visits for state in self.states)
+        if visits == 0:
+            return None
         steps = num_steps(self.request) or self.states[0].num_visits
         total = steps * len(self.states)
         visited = sum(state.num_visited for state in self.states)
-        step = total * visited // max(1, sum(state.num_visits for state in self.states))
+        step = total * visited // visits
         if step == self.told and preview is None:
             return None
         self.told = step
@@ -76,11 +80,19 @@ class Flight:
 
     def finished(self) -> Finished:
         """The last event of a complete request."""
+        values = [self.values[index] for index in range(len(self.states))]
+        pictures: tuple[Picture, ...] = ()
+        latents = None
+        if self.request.ends_in_latents:
+            latents = np.stack(values)
+        else:
+            pictures = tuple(
+                Picture(pixels=pixels, seed=picture_seed(self.request, index))
+                for index, pixels in enumerate(values)
+            )
         return Finished(
-            pictures=tuple(
-                Picture(pixels=self.pixels[index], seed=picture_seed(self.request, index))
-                for index in range(len(self.states))
-            ),
+            pictures=pictures,
+            latents=latents,
             prompt_tokens=self.states[0].prompt_tokens,
             max_batch_rows=self.max_batch_rows,
             seconds=monotonic() - self.added,

@@ -38,7 +38,7 @@ class Outcome:
     """What became of one picture: its value, or the error that ends its request.
 
     Attributes:
-        value: pixels when it was decoded, else None.
+        value: pixels or latents when it is finished, else None.
         num_rows: rows of the forward pass that it was part of.
     """
 
@@ -90,8 +90,8 @@ class Pipeline:
         return self._each(work, self._forward)
 
     def decode(self, work: Decode) -> list[Outcome]:
-        """The pixels of every picture."""
-        return self._each(work, self._pixels)
+        """The pixels of every picture, or its latents where those are asked for."""
+        return self._each(work, self._finished)
 
     def preview(self, request_id: str, state: RequestState) -> Any:
         """The picture so far; None when that fails, which harms nobody."""
@@ -135,10 +135,14 @@ class Pipeline:
         has_entered = self._attempt(follow, place.request_id, "enlarging")
         return has_entered if isinstance(has_entered, AtelierError) else None
 
-    def _pixels(self, places: Sequence[Place]) -> list[Outcome]:
-        pictures = self._runner.run(self._family.decode, [place.state for place in places])
-        assert len(pictures) == len(places)
-        return [_checked(place, pixels) for place, pixels in zip(places, pictures, strict=True)]
+    def _finished(self, places: Sequence[Place]) -> list[Outcome]:
+        states = [place.state for place in places]
+        values: Sequence[Any]
+        if states[0].request.ends_in_latents:
+            values = [self._runner.run(self._family.latents, state) for state in states]
+        else:
+            values = self._runner.run(self._family.decode, states)
+        return [_checked(place, value) for place, value in zip(places, values, strict=True)]
 
     def _each(self, work: Denoise | Decode, run: Run) -> list[Outcome]:
         """Run all together, or one by one when there is one only or together they fail."""
@@ -190,9 +194,9 @@ class Pipeline:
         return GenerationFailed(f"the model failed while {stage} the request")
 
 
-def _checked(place: Place, pixels: Any) -> Outcome:
-    """A decoded picture, unless it holds NaN or infinity."""
-    if np.isfinite(pixels).all():
-        return Outcome(place=place, value=pixels)
+def _checked(place: Place, value: Any) -> Outcome:
+    """A finished picture, unless it holds NaN or infinity."""
+    if np.isfinite(value).all():
+        return Outcome(place=place, value=value)
     error = NumericalFailure("the picture came out as NaN or infinity; try other parameters")
     return Outcome(place=place, error=error)

@@ -30,16 +30,17 @@ def second_request(request: GenerationRequest) -> GenerationRequest | None:
         request,
         prompt=_own(second.prompt, request.prompt),
         negative_prompt=_own(second.negative_prompt, request.negative_prompt),
+        loras=_own(second.loras, request.loras),
         params=params,
         second_pass=None,
     )
 
 
 def check_second_pass(request: GenerationRequest) -> None:
-    """Raise ``InvalidRequest`` for an unknown upscaler, and beside an input picture."""
+    """Raise ``InvalidRequest`` for an unknown upscaler, and beside an input picture or latents."""
     if request.second_pass is None:
         return
-    if request.images:
+    if request.images or request.latents is not None:
         message = "a second pass follows text-to-image only"
         raise InvalidRequest(message, param="second_pass")
     if (upscaler := request.second_pass.upscaler) not in UPSCALERS:
@@ -53,6 +54,8 @@ def num_steps(request: GenerationRequest) -> int | None:
     None when the request does not say.
     """
     steps = request.params.num_inference_steps
+    if steps is not None and request.latents is not None:
+        return request.params.num_walked_steps
     if steps is None or (second := second_request(request)) is None:
         return steps
     later, strength = second.params.num_inference_steps or 1, second.params.strength or 0

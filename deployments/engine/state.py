@@ -75,6 +75,7 @@ class RequestState:
         timesteps: the values that the present pass walks; higher-order schedulers visit more than
             the steps asked for.
         step: how many of ``timesteps`` are done; the engine counts, after ``advance``.
+        num_left_out: branches, counted from the last, that have no row in the next forward pass.
         num_before: timesteps of the passes before.
         following: the next pass, or None.
         prompt_tokens: tokens the text encoder saw, before padding.
@@ -92,6 +93,7 @@ class RequestState:
     scheduler: Any
     timesteps: Tensor
     step: int = 0
+    num_left_out: int = 0
     num_before: int = 0
     following: Pass | None = None
     prompt_tokens: int = 0
@@ -115,8 +117,8 @@ class RequestState:
 
     @property
     def num_rows(self) -> int:
-        """Rows of a forward pass that this picture takes: its guidance branches."""
-        return len(self.branches)
+        """Rows of the next forward pass that this picture takes: its guidance branches."""
+        return len(self.branches) - self.num_left_out
 
     @property
     def work(self) -> int:
@@ -136,7 +138,7 @@ class RequestState:
         self.request, self.branches = self.following.request, self.following.branches
         self.batch_key, self.tokens = self.following.batch_key, self.following.tokens
         self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
-        self.step, self.following = 0, None
+        self.step, self.num_left_out, self.following = 0, 0, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Final = {
     "fake": "deployments.families.fake:FakeFamily",
+    "qwen-image": "deployments.families.qwen_image:QwenImage",
     "stable-diffusion": "deployments.families.stable_diffusion:StableDiffusion",
     "stable-diffusion-xl": "deployments.families.stable_diffusion_xl:StableDiffusionXL",
 }

@@ -23,7 +23,14 @@ class Autoencoder:
     def __init__(self, vae: Any) -> None:
         self.vae = vae
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels = int(vae.config.latent_channels)
         self._mean, self._std = _statistics(vae.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where latents come out."""
+        device: torch.device = self.vae.device
+        return device
 
     def encode(self, pixels: Tensor, *, is_tiling: bool = False) -> Any:
         """The distribution of the latents of (1, 3, height, width) pixels, -1..1."""
@@ -34,9 +41,11 @@ class Autoencoder:
         """Scaled latents (1, channels, h, w); one draw from the generator, in float32."""
         mean, std = distribution.mean.float(), distribution.std.float()
         noise = randn_tensor(mean.shape, generator=generator, device=mean.device)
-        shift, spread = self._mean.to(mean.device), self._std.to(mean.device)
-        latents: Tensor = (mean + std * noise - shift) * self.vae.config.scaling_factor / spread
-        return latents
+        return self._scaled(mean + std * noise)
+
+    def mode(self, distribution: Any) -> Tensor:
+        """The likeliest scaled latents (1, channels, h, w), in float32."""
+        return self._scaled(distribution.mean.float())
 
     def decode(self, latents: Tensor, *, is_tiling: bool = False) -> Tensor:
         """Pixels (n, 3, height, width), 0..1, float32, of scaled latents."""
@@ -45,6 +54,11 @@ class Autoencoder:
         with edges_joined(self.vae, is_tiling=is_tiling):
             pixels: Tensor = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        shift, spread = self._mean.to(latents.device), self._std.to(latents.device)
+        scaled: Tensor = (latents - shift) * self.vae.config.scaling_factor / spread
+        return scaled
 
 
 def to_arrays(pixels: Tensor) -> list[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Family: what the engine needs of one model family, in five verbs."""
+"""Family: what the engine needs of one model family, in a few verbs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,25 @@ class Family(ABC):
         modes: what the family can do.
         size_multiple: width and height are multiples of this many pixels.
         schedulers, sigmas: accepted names of ``SamplingParams.scheduler`` and ``.sigmas``.
+        options: fields of ``ModelConfig`` that this family heeds and not all do.
+        reference_side: about how many pixels of a side the family reads of an input picture,
+            whatever the size it draws.
         uses_torch: whether it needs a ``TorchRunner``; else an ``InlineRunner`` will do.
+        has_latents: whether it does the tasks ``encode`` and ``decode``, starts from
+            ``GenerationRequest.latents`` and has ``latents``; the gateway asks nothing of the sort
+            of other families.
+        lora_names: names of ``GenerationRequest.loras`` that it knows.
     """
 
-    modes: ClassVar[tuple[Mode, ...]]
+    modes: tuple[Mode, ...]
     size_multiple: ClassVar[int] = 8
     schedulers: ClassVar[tuple[str, ...]]
     sigmas: ClassVar[tuple[str, ...]]
     uses_torch: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset()
+    reference_side: int = 0
+    has_latents: ClassVar[bool] = False
+    lora_names: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -52,7 +63,8 @@ class Family(ABC):
         """One state per picture: text encoded, noise drawn, input pictures in latent space.
 
         ``request.params`` has no None left in width, height, steps, guidance, seed, scheduler and
-        sigmas. The text is encoded once for all of the request's pictures.
+        sigmas. The text is encoded once for all of the request's pictures. A picture that has
+        nothing to denoise (tasks ``encode`` and ``decode``) has no timesteps.
         Raises ``InvalidRequest`` for what the family cannot do (undecodable picture, a scheduler
         that has no such spacing).
         """
@@ -73,6 +85,14 @@ class Family(ABC):
         """
         assert state.following is None
         return False
+
+    def latents(self, state: RequestState) -> NDArray[np.float32]:
+        """A denoised picture's latents as they travel: (channels, height, width), see ``Latents``.
+
+        Called in place of ``decode`` when the request ``ends_in_latents``; only families with
+        ``has_latents`` have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no latents")
 
     @abstractmethod
     def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:

@@ -72,12 +72,19 @@ def read_personal(name: str, folder: str, base: Mapping[str, Any]) -> dict[str, 
 
 
 def num_bytes(modules: Iterable[Any]) -> int:
-    """Bytes of the modules' parameters and buffers."""
+    """Bytes of the modules' parameters and buffers; of quantized ones, those they are made of."""
     return sum(
-        tensor.numel() * tensor.element_size()
+        _num_bytes(tensor)
         for module in modules
         for tensor in (*module.parameters(), *module.buffers())
     )
+
+
+def _num_bytes(tensor: Any) -> int:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.numel() * tensor.element_size())
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_num_bytes(getattr(tensor, name)) for name in names)
 
 
 def _refuse_other_shapes(name: str, part: str, own: Any, base: Any) -> None:

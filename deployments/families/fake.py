@@ -19,8 +19,8 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -35,14 +35,13 @@ from deployments.engine.state import (
 )
 from deployments.errors import InvalidRequest
 from deployments.families.base import Family
-from deployments.families.fake_picture import Floats, Inputs, goals, read_inputs
+from deployments.families.fake_latents import FACTOR, encode_picture, fake_walk, read_latents
+from deployments.families.fake_picture import Floats, Inputs, goals, read_inputs, way
+from deployments.families.wording import parts_of
 
 if TYPE_CHECKING:
     from deployments.config import ModelConfig
     from deployments.types import GenerationRequest
-
-#: Pixels of one latent position's side.
-FACTOR: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +59,7 @@ class FakeFamily(Family):
     schedulers = ("Euler", "Heun", "DDIM")
     sigmas = ("normal", "karras")
     uses_torch = False
+    has_latents = True
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -81,7 +81,10 @@ class FakeFamily(Family):
         if "encode" in _faults(request):
             raise RuntimeError("fake: no such file /srv/fake/encoder.bin")
         self._check(request)
-        inputs = read_inputs(request)
+        if request.task != "generate":
+            return self._undrawn(request, weights)
+        # A mask beside latents is of these.
+        inputs = read_inputs(request if request.latents is None else replace(request, mask=None))
         return tuple(
             self._state(request, index, weights, inputs)
             for index in range(request.params.num_images)
@@ -105,12 +108,13 @@ class FakeFamily(Family):
         """Go an even part of the way; the last step arrives exactly."""
         if "advance" in _faults(state.request) and state.step == 1:
             raise RuntimeError("fake: cannot advance /srv/fake")
-        prediction = predictions[0]
-        if len(predictions) > 1:
-            scale = 0.02 * (state.request.params.guidance_scale or 0)
-            prediction = prediction + np.float32(scale) * (prediction - predictions[1])
+        direction = way(state.request, predictions, parts_of(state.request))
+        latents = cast("Floats", state.latents)
+        if walk := state.extra.get("walk"):
+            state.latents = walk.stepped(state.step, latents, direction)
+            return
         left = np.float32(state.num_timesteps - state.step)
-        state.latents = cast("Any", state.latents + cast("Any", prediction / left))
+        state.latents = cast("Any", latents + direction / left)
 
     def follow(self, state: RequestState) -> bool:
         """Enlarge the gradient and go on towards the second pass's own."""
@@ -126,6 +130,11 @@ class FakeFamily(Family):
         state.enter(state.scheduler, cast("Any", _timesteps(following.request, True)), latents)
         state.branches = branches
         return True
+
+    def latents(self, state: RequestState) -> Floats:
+        """(3, height / 8, width / 8)."""
+        latents: Floats = cast("Floats", state.latents)[0]
+        return latents
 
     def decode(self, states: Sequence[RequestState]) -> list[Floats]:
         """The latents themselves, enlarged; kept pixels of an inpainting are the input's."""
@@ -148,10 +157,25 @@ class FakeFamily(Family):
                 message = f"unknown {field} {value!r}; known: {', '.join(known)}"
                 raise InvalidRequest(message, param=field)
         limit = max(1, self.config.limits.max_input_images)
-        if len(request.images) > limit:
+        if len(request.images) > limit and request.task == "generate":
             message = f"{len(request.images)} input pictures; this model takes at most {limit}"
             raise InvalidRequest(message, param="images")
         check_second_pass(request)
+
+    def _undrawn(
+        self, request: GenerationRequest, weights: FakeWeights
+    ) -> tuple[RequestState, ...]:
+        """Pictures with nothing to denoise: encoded ones, or latents to be decoded."""
+        _, height, width = _shape(request)
+        if request.latents is None:
+            size = width * FACTOR, height * FACTOR
+            latents = np.concatenate([encode_picture(data, *size) for data in request.images])
+        else:
+            latents = read_latents(request.latents)
+        return tuple(
+            self._made(request, index, weights, (), one[None], np.zeros(0, dtype=np.float32))
+            for index, one in enumerate(latents)
+        )
 
     def _state(
         self,
@@ -166,25 +190,44 @@ class FakeFamily(Family):
         generator = np.random.default_rng(seed)
         branches = goals(request, weights.name, _look(request, index), shape)
         latents = generator.random((1, *shape), dtype=np.float32)
+        walk = None if request.latents is None else fake_walk(request, index, generator)
+        if walk is not None:
+            latents = walk.begun(adds_noise=params.adds_noise)
         if inputs is not None:
             strength = np.float32(1.0 if params.strength is None else params.strength)
             kept = np.clip(inputs.mean, 0, 1)[::FACTOR, ::FACTOR].transpose(2, 0, 1)[None]
             branches = tuple(kept + strength * (goal - kept) for goal in branches)
-            latents = kept + strength * (latents - kept)
+            latents = latents if walk else kept + strength * (latents - kept)
+        timesteps = _timesteps(request, bool(request.images))
+        state = self._made(request, index, weights, branches, latents, timesteps)
+        state.generator = cast("Any", generator)
+        state.following = _following(request, weights.name)
+        state.extra |= {"inputs": inputs, "walk": walk}
+        return state
+
+    def _made(
+        self,
+        request: GenerationRequest,
+        index: int,
+        weights: FakeWeights,
+        branches: tuple[Floats, ...],
+        latents: Floats,
+        timesteps: Floats,
+    ) -> RequestState:
+        shape = latents.shape[1:]
         return RequestState(
             request=request,
             index=index,
             weights=weights,
             branches=branches,
-            batch_key=BatchKey(weights.name, shape, ((8,),), params.tiling),
+            batch_key=BatchKey(weights.name, shape, ((8,),), request.params.tiling),
             tokens=shape[1] * shape[2],
             latents=cast("Any", latents),
-            generator=cast("Any", generator),
-            scheduler=params.scheduler,
-            timesteps=cast("Any", _timesteps(request, bool(request.images))),
-            following=_following(request, weights.name),
+            generator=cast("Any", None),
+            scheduler=request.params.scheduler,
+            timesteps=cast("Any", timesteps),
             prompt_tokens=len(request.prompt.split()),
-            extra={"inputs": inputs},
+            extra={"inputs": None},
         )
 
 
@@ -217,13 +260,16 @@ def _look(request: GenerationRequest, index: int) -> int:
 
 
 def _faults(request: GenerationRequest) -> set[str]:
-    return set(re.findall(r"fail:([a-z-]+)", request.prompt))
+    texts = (request.prompt, *(part.text for part in request.parts))
+    return set(re.findall(r"fail:([a-z-]+)", " ".join(texts)))
 
 
 def _timesteps(request: GenerationRequest, is_partial: bool) -> Floats:
     """From 1000 down: Heun visits each step but the last twice; strength leaves out the first."""
     params = request.params
     steps = params.num_inference_steps or 1
+    if request.latents is not None:
+        return np.linspace(1000, 1, params.num_walked_steps, dtype=np.float32)
     if is_partial and params.strength is not None:
         steps = max(1, min(steps, int(steps * params.strength)))
     visited = 2 * steps - 1 if params.scheduler == "Heun" else steps

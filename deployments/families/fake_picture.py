@@ -12,8 +12,11 @@ from PIL import Image
 
 from deployments import pictures
 from deployments.families.frame import Frame, redrawn_box
+from deployments.families.wording import Part, parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deployments.types import GenerationRequest
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -38,6 +41,7 @@ class Inputs:
 
 
 def read_inputs(request: GenerationRequest) -> Inputs | None:
+    """The request's pictures and its mask; None without pictures."""
     if not request.images:
         return None
     size = (request.params.width or 512, request.params.height or 512)
@@ -60,12 +64,35 @@ def read_inputs(request: GenerationRequest) -> Inputs | None:
 def goals(
     request: GenerationRequest, weights: str, seed: int, shape: tuple[int, ...]
 ) -> tuple[Floats, ...]:
-    """What each guidance branch aims at: the prompt's gradient, then the negative prompt's."""
-    goal = _gradient(f"{weights}/{request.prompt}", seed, shape)
-    scale = request.params.guidance_scale
-    if scale is None or scale <= 1:
-        return (goal,)
-    return goal, _gradient(f"not/{request.negative_prompt}", seed, shape)
+    """What each part of the prompts aims at: the positive ones' gradients, then the negative's."""
+    return tuple(
+        _gradient(f"{'not' if part.is_negative else weights}/{_told(part)}", seed, shape)
+        for part in parts_of(request)
+    )
+
+
+def way(request: GenerationRequest, towards: Sequence[Floats], weights: Sequence[Part]) -> Floats:
+    """Where the ways to each part's goal lead together, (1, 3, height, width)."""
+    positive = [
+        (p.weight, way) for p, way in zip(weights, towards, strict=True) if not p.is_negative
+    ]
+    negative = [(p.weight, way) for p, way in zip(weights, towards, strict=True) if p.is_negative]
+    forward = _mean(positive)
+    if not negative:
+        return forward
+    scale = np.float32(0.02 * (request.params.guidance_scale or 0))
+    return forward + scale * (forward - _mean(negative))
+
+
+def _told(part: Part) -> str:
+    wordings = dict.fromkeys(part.wordings)
+    return "/".join("zeros" if wording.is_zeroed else wording.text for wording in wordings)
+
+
+def _mean(weighted: Sequence[tuple[float, Floats]]) -> Floats:
+    whole = sum(abs(weight) for weight, _ in weighted) or 1.0
+    first, *others = (np.float32(weight / whole) * way for weight, way in weighted)
+    return sum(others, start=first)
 
 
 def _gradient(text: str, seed: int, shape: tuple[int, ...]) -> Floats:

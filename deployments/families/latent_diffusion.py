@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
@@ -12,17 +14,23 @@ from diffusers.utils.torch_utils import randn_tensor
 from deployments.config import locate
 from deployments.engine.second_pass import check_second_pass, second_request
 from deployments.engine.state import BatchKey, Pass, RequestState, picture_seed
-from deployments.errors import InvalidRequest
+from deployments.errors import InvalidRequest, UnsupportedField
 from deployments.families import schedulers
+from deployments.families.adapted import adapted, all_adapted
 from deployments.families.autoencoder import Autoencoder, shrink, to_arrays
 from deployments.families.base import Family
 from deployments.families.checkpoint import Weights, num_bytes, read_personal, read_pipeline
+from deployments.families.given import Given, undrawn_latents
+from deployments.families.guidance import blended, conditioning_of, guided, leave_out_negative
+from deployments.families.lora_file import convert_stable_diffusion
+from deployments.families.lora_source import open_loras
 from deployments.families.schedulers import SCHEDULERS, SIGMAS
 from deployments.families.source import SourceReader
 from deployments.families.start import Start
-from deployments.families.text_encoder import Conditioning, TextEncoder, num_tokens
+from deployments.families.text_encoder import Conditioning, TextEncoder, prompt_tokens
 from deployments.families.tiling import edges_joined
-from deployments.families.upscale import LATENT, enlarge_latents, enlarge_pixels
+from deployments.families.upscale import enlarged
+from deployments.families.walk import Walk, signal, walk_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
 
     from deployments.config import ModelConfig
     from deployments.engine.state import Row
-    from deployments.types import GenerationRequest
+    from deployments.types import GenerationRequest, LoraUse
 
 #: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
 _PREVIEW_LATENTS: Final = 32
@@ -52,6 +60,8 @@ class LatentDiffusion(Family):
     modes = ("text-to-image", "image-to-image", "inpainting")
     schedulers = tuple(SCHEDULERS)
     sigmas = tuple(SIGMAS)
+    has_latents = True
+    options = frozenset({"lora_folder", "loras", "max_lora_bytes"})
     pipeline: ClassVar[str]
     omitted: ClassVar[dict[str, Any]]
     personal: ClassVar[tuple[str, ...]]
@@ -61,6 +71,12 @@ class LatentDiffusion(Family):
         self.base = pipeline
         self.autoencoder = Autoencoder(pipeline.vae)
         self.device = pipeline.device
+        self.loras = open_loras(
+            config,
+            {part: getattr(pipeline, part) for part in self.personal},
+            convert_stable_diffusion(pipeline.unet.config),
+        )
+        self.lora_names = self.loras.names
         self._reader = SourceReader(self.autoencoder.factor, config.limits.max_pixels)
 
     @classmethod
@@ -98,15 +114,13 @@ class LatentDiffusion(Family):
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""
         self._check(request, weights)
-        source, strength = None, None
-        if request.images:
-            source = self._reader.read(request)
-            strength = request.params.strength
-            strength = self.config.defaults.strength if strength is None else strength
-        branches = self.embed(request, weights.pipeline)
-        start = Start(self.autoencoder, weights.pipeline.unet, request, source, strength)
+        if request.task != "generate":
+            return self._undrawn(request, weights)
+        branches = self._steering(request, weights)
+        start = self._start(request, weights.pipeline.unet)
         following = self._following(request, weights)
-        tokens = self._num_tokens(request)
+        encoder = TextEncoder(self.base.tokenizer, self.base.text_encoder)
+        tokens = prompt_tokens(request, encoder)
         states = []
         for index in range(request.params.num_images):
             state = self._state(index, weights, branches, start)
@@ -116,15 +130,24 @@ class LatentDiffusion(Family):
 
     @abstractmethod
     def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
-        """The prompt's conditioning and, when guided, the negative prompt's after it."""
+        """What steers each row: the prompt's parts, then, when guided, the negative ones'."""
+
+    def text_adapted(self, pipeline: Any, uses: Sequence[LoraUse]) -> AbstractContextManager[None]:
+        """Let the pipeline's text encoders read as these LoRAs have it meanwhile."""
+        encoders = {part: getattr(pipeline, part) for part in self.personal if part != "unet"}
+        return all_adapted(encoders, self.loras.adapters(uses, is_text=True))
 
     def denoise(self, rows: Sequence[Row]) -> Sequence[Tensor]:
         """Each row's prediction, (1, channels, height, width) in float32."""
         unet = rows[0].state.weights.pipeline.unet
-        branches: list[Conditioning] = [row.state.branches[row.branch] for row in rows]
-        inputs = torch.cat([_unet_input(row.state) for row in rows]).to(unet.dtype)
+        branches = [conditioning_of(row) for row in rows]
+        # NOTE: ``unet.dtype`` would look through all parameters, for milliseconds at each step.
+        dtype = unet.conv_in.weight.dtype
+        inputs = torch.cat([_unet_input(row.state) for row in rows]).to(dtype)
         timesteps = torch.stack([row.state.timesteps[row.state.step].float() for row in rows])
-        with edges_joined(unet, is_tiling=rows[0].state.batch_key.is_tiling):
+        adapters = [row.state.branches[row.branch].adapters for row in rows]
+        is_tiling = rows[0].state.batch_key.is_tiling
+        with edges_joined(unet, is_tiling=is_tiling), adapted(unet, "unet", adapters):
             predictions: Tensor = unet(
                 inputs,
                 timesteps.to(inputs.device),
@@ -139,33 +162,42 @@ class LatentDiffusion(Family):
 
     def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
         """Guide, step, and while inpainting bring the kept part to the next noise level."""
-        params = state.request.params
-        prediction = predictions[0]
-        if len(predictions) > 1:
-            assert params.guidance_scale is not None
-            prediction = predictions[1] + params.guidance_scale * (prediction - predictions[1])
+        params, walk = state.request.params, state.extra["walk"]
+        prediction = guided(state, predictions)
         timestep, before = state.timesteps[state.step], state.latents
         output = schedulers.step(
             state.scheduler, prediction, timestep, before, params=params, generator=state.generator
         )
         state.latents = output.prev_sample
-        if state.request.num_previews:
-            state.extra["preview"] = schedulers.clean_latents(
-                state.scheduler, output, prediction, timestep, before
-            )
+        is_cut_here = walk.is_cut and state.step + 1 == state.num_timesteps
+        if state.request.num_previews or is_cut_here:
+            clean = schedulers.clean_latents(state.scheduler, output, prediction, timestep, before)
+            state.extra["preview"] = clean
+            state.latents = clean if is_cut_here else state.latents
         if "kept" in state.extra:
-            state.latents = _blend(state)
+            state.latents = blended(state)
+        leave_out_negative(state)
 
     def follow(self, state: RequestState) -> bool:
         """Enlarge the first pass's end and noise it for the second, as image-to-image does."""
         if state.following is None:
             return False
         request = state.following.request
-        kept = self._enlarged(state, state.following)
-        scheduler, timesteps = self._walk(request, state.index, request.params.strength)
+        kept = enlarged(self.autoencoder, state, state.following)
+        walk = self._walk(request, state.index, request.params.strength)
         noise = randn_tensor(kept.shape, generator=state.generator, device=kept.device)
-        state.enter(scheduler, timesteps, scheduler.add_noise(kept, noise, timesteps[:1]))
+        latents = walk.scheduler.add_noise(kept, noise, walk.timesteps[:1])
+        state.enter(walk.scheduler, walk.timesteps, latents)
+        state.extra["walk"] = walk
         return True
+
+    def latents(self, state: RequestState) -> NDArray[np.float32]:
+        """Scaled latents, noised ones as ``clean + sigma * noise``; see ``Family.latents``."""
+        latents, walk = state.latents[0].float(), state.extra["walk"]
+        if walk.end is not None:
+            latents = latents / signal(state.scheduler, walk.end).to(latents.device)
+        array: NDArray[np.float32] = latents.cpu().numpy()
+        return array
 
     def decode(self, states: Sequence[RequestState]) -> list[NDArray[np.float32]]:
         """Pixels of denoised pictures; see ``Family.decode``."""
@@ -183,18 +215,45 @@ class LatentDiffusion(Family):
         return to_arrays(self.autoencoder.decode(latents, is_tiling=state.batch_key.is_tiling))[0]
 
     def _check(self, request: GenerationRequest, weights: Weights) -> None:
+        check_second_pass(request)
+        if request.task != "generate":
+            return
+        if request.params.shift is not None:
+            raise UnsupportedField("this model's schedules have no shift", param="shift")
+        if request.images and request.latents is not None:
+            message = "this model takes no reference pictures beside latents"
+            raise InvalidRequest(message, param="images")
         if len(request.images) > 1:
             message = f"{len(request.images)} input pictures; this model takes one"
             raise InvalidRequest(message, param="images")
-        check_second_pass(request)
         channels = weights.pipeline.unet.config.in_channels
         if channels != self.base.vae.config.latent_channels and request.mask is None:
-            message = "this model only inpaints: it needs an input picture and a mask"
+            message = "this model only inpaints: it needs an input picture, or latents, and a mask"
             raise InvalidRequest(message, param="mask")
 
-    def _num_tokens(self, request: GenerationRequest) -> int:
-        encoder = TextEncoder(self.base.tokenizer, self.base.text_encoder)
-        return num_tokens(encoder.chunks(request.prompt, is_weighted=request.is_weighted))
+    def _steering(self, request: GenerationRequest, weights: Weights) -> tuple[Conditioning, ...]:
+        """What steers each row, with the LoRAs of the denoiser."""
+        adapters = self.loras.adapters(request.loras)
+        branches = self.embed(request, weights.pipeline)
+        return tuple(replace(branch, adapters=adapters) for branch in branches)
+
+    def _start(self, request: GenerationRequest, unet: Any) -> Start | Given:
+        if request.latents is not None:
+            return Given(self.autoencoder, unet, request)
+        if not request.images:
+            return Start(self.autoencoder, unet, request, None, None)
+        strength = request.params.strength
+        strength = self.config.defaults.strength if strength is None else strength
+        return Start(self.autoencoder, unet, request, self._reader.read(request), strength)
+
+    def _undrawn(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
+        """Pictures with nothing to denoise: encoded ones, or latents to be decoded."""
+        latents = undrawn_latents(request, self.autoencoder, self._reader)
+        walk = Walk(scheduler=None, timesteps=torch.empty(0))
+        return tuple(
+            self._made(request, index, weights, (), walk, one[None].to(self.device), {})
+            for index, one in enumerate(latents)
+        )
 
     def _following(self, request: GenerationRequest, weights: Weights) -> Pass | None:
         """The second pass, its text encoded and its schedule tried before the first begins."""
@@ -202,8 +261,8 @@ class LatentDiffusion(Family):
         if second is None or request.second_pass is None:
             return None
         params, factor = second.params, self.autoencoder.factor
-        _, timesteps = self._walk(second, 0, params.strength)
-        branches = self.embed(second, weights.pipeline)
+        walk = self._walk(second, 0, params.strength)
+        branches = self._steering(second, weights)
         channels = weights.pipeline.unet.config.in_channels
         shape = (channels, (params.height or 0) // factor, (params.width or 0) // factor)
         return Pass(
@@ -212,27 +271,10 @@ class LatentDiffusion(Family):
             branches=branches,
             batch_key=BatchKey(weights.name, shape, branches[0].shapes, params.tiling),
             tokens=shape[1] * shape[2],
-            num_timesteps=len(timesteps),
+            num_timesteps=len(walk.timesteps),
         )
 
-    def _enlarged(self, state: RequestState, following: Pass) -> Tensor:
-        """The clean latents of the first pass at the second one's size."""
-        _, height, width = following.batch_key.latents
-        if following.upscaler in LATENT:
-            return enlarge_latents(state.latents, following.upscaler, height, width)
-        factor = self.autoencoder.factor
-        return enlarge_pixels(
-            self.autoencoder,
-            state.latents,
-            following.upscaler,
-            (width * factor, height * factor),
-            state.generator,
-            is_tiling=following.batch_key.is_tiling,
-        )
-
-    def _walk(
-        self, request: GenerationRequest, index: int, strength: float | None
-    ) -> tuple[Any, Tensor]:
+    def _walk(self, request: GenerationRequest, index: int, strength: float | None) -> Walk:
         """A scheduler of the picture's own, and the timesteps that it walks."""
         params = request.params
         assert params.num_inference_steps is not None
@@ -242,28 +284,50 @@ class LatentDiffusion(Family):
             self.base.scheduler.config,
             picture_seed(request, index),
         )
-        return scheduler, schedulers.walk(scheduler, params.num_inference_steps, strength)
+        if request.latents is not None:
+            return walk_part(scheduler, params)
+        timesteps = schedulers.walk(scheduler, params.num_inference_steps, strength)
+        return Walk(scheduler=scheduler, timesteps=timesteps)
 
     def _state(
-        self, index: int, weights: Weights, branches: tuple[Conditioning, ...], start: Start
+        self,
+        index: int,
+        weights: Weights,
+        branches: tuple[Conditioning, ...],
+        start: Start | Given,
     ) -> RequestState:
         request = start.request
+        walk = self._walk(request, index, start.strength)
         generator = torch.Generator().manual_seed(picture_seed(request, index))
-        scheduler, timesteps = self._walk(request, index, start.strength)
-        latents, extra = start.draw(scheduler, timesteps, generator, index)
-        shape = (start.unet.config.in_channels, *latents.shape[2:])
+        latents, extra = start.draw(walk, generator, index)
+        state = self._made(request, index, weights, branches, walk, latents, extra)
+        state.generator = generator
+        return state
+
+    def _made(
+        self,
+        request: GenerationRequest,
+        index: int,
+        weights: Weights,
+        branches: tuple[Conditioning, ...],
+        walk: Walk,
+        latents: Tensor,
+        extra: dict[str, Any],
+    ) -> RequestState:
+        shape = (weights.pipeline.unet.config.in_channels, *latents.shape[2:])
+        conditioning = branches[0].shapes if branches else ()
         return RequestState(
             request=request,
             index=index,
             weights=weights,
             branches=branches,
-            batch_key=BatchKey(weights.name, shape, branches[0].shapes, request.params.tiling),
+            batch_key=BatchKey(weights.name, shape, conditioning, request.params.tiling),
             tokens=shape[1] * shape[2],
             latents=latents,
-            generator=generator,
-            scheduler=scheduler,
-            timesteps=timesteps,
-            extra=extra,
+            generator=torch.Generator(),
+            scheduler=walk.scheduler,
+            timesteps=walk.timesteps,
+            extra={"source": None, **extra, "walk": walk},
         )
 
 
@@ -273,13 +337,3 @@ def _unet_input(state: RequestState) -> Tensor:
     scaled: Tensor = state.scheduler.scale_model_input(state.latents, timestep)
     channels = state.extra.get("channels")
     return scaled if channels is None else torch.cat([scaled, channels], dim=1)
-
-
-def _blend(state: RequestState) -> Tensor:
-    """Drawn latents where the mask is white; elsewhere the input's, noised for the next step."""
-    kept: Tensor = state.extra["kept"]
-    redrawn: Tensor = state.extra["redrawn"]
-    if (following := state.step + 1) < state.num_timesteps:
-        timestep = state.timesteps[following : following + 1]
-        kept = state.scheduler.add_noise(kept, state.extra["noise"], timestep)
-    return (1 - redrawn) * kept + redrawn * state.latents

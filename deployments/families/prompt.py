@@ -1,6 +1,6 @@
-"""Prompts: the notation that weighs words, and how many tokens make how many chunks. No tensor.
+"""Prompts: the notations that weigh words, and how many tokens make how many chunks. No tensor.
 
-The notation is the one that users know from the AUTOMATIC1111 web UI:
+One notation is that which users know from the AUTOMATIC1111 web UI:
 
     (word)        weighs 1.1 times as much, ((word)) 1.21 times
     [word]        weighs 1.1 times less
@@ -9,6 +9,14 @@ The notation is the one that users know from the AUTOMATIC1111 web UI:
     BREAK         ends the chunk
 
 A bracket that is never closed reaches to the end; one that was never opened is text.
+
+The other is ComfyUI's (its ``comfy/sd1_clip.py`` says so):
+
+    (word)        weighs 1.1 times as much as what is around it
+    (word:1.3)    weighs 1.3, whatever is around it
+    \\( \\)         are the characters themselves; everything else is text
+
+A bracket without its partner is text.
 """
 
 from __future__ import annotations
@@ -23,6 +31,9 @@ EMPHASIS: Final = 1.1
 
 #: Brackets nested deeper are text, so that parsing takes time in proportion to the length.
 MAX_DEPTH: Final = 32
+
+#: ComfyUI parts words of so many tokens and more where a chunk ends; shorter ones stay whole.
+LONG_WORD: Final = 8
 
 #: How many tokens before a chunk's end a comma may lie for the chunk to end there.
 MAX_BACKTRACK: Final = 20
@@ -39,12 +50,23 @@ _MARK: Final = re.compile(
 )
 
 
+_COMFYUI_MARK: Final = re.compile(
+    r"\\(?P<escaped>[()])"
+    r"|(?P<open>\()"
+    r"|(?P<weight>:\s*(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\))"
+    r"|(?P<close>\))"
+    r"|(?P<text>.)",
+    re.DOTALL,
+)
+
+
 @dataclass(slots=True)
 class Span:
-    """Text of one weight."""
+    """Text of one weight; a fixed one heeds no bracket further out."""
 
     text: str
     weight: float = 1.0
+    is_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,28 @@ def parse(prompt: str) -> list[list[Span]]:
     return _sections(letters)
 
 
+def parse_comfyui(prompt: str) -> list[Span]:
+    """The spans of a prompt in ComfyUI's notation."""
+    letters: list[Span] = []
+    opened: list[int] = []  # where each open bracket's own span is
+    for mark in _COMFYUI_MARK.finditer(prompt):
+        kind = mark.lastgroup
+        is_closing = kind in ("weight", "close") and bool(opened)
+        if kind == "open" and len(opened) < MAX_DEPTH:
+            opened.append(len(letters))
+        if not is_closing:
+            letters += map(Span, mark["escaped"] or mark[0])
+            continue
+        start = opened.pop()
+        letters[start].text = ""
+        if kind == "weight" and len(letters) > start + 1:
+            _weigh_inner(letters, start, float(mark["number"]), is_fixed=True)
+        else:
+            letters += map(Span, mark[0][:-1])
+            _weigh_inner(letters, start, EMPHASIS, is_fixed=False)
+    return _joined(letters)
+
+
 def plain_chunk(prompt: str, tokenize: Tokenize, size: int) -> Chunk:
     """The first ``size`` tokens of a prompt that is no more than its words."""
     tokens = tuple(tokenize(prompt)[:size])
@@ -105,6 +149,44 @@ def weighted_chunks(prompt: str, tokenize: Tokenize, size: int) -> list[Chunk]:
             weighted = weighted[cut:]
         chunks.append(_chunk(weighted))
     return chunks
+
+
+def comfyui_chunks(prompt: str, tokenize: Tokenize, size: int) -> list[Chunk]:
+    """A prompt of any length in ComfyUI's notation as chunks of at most ``size`` tokens.
+
+    A word that does not fit goes to the next chunk whole, unless it is a ``LONG_WORD``.
+    """
+    chunks: list[list[tuple[int, float]]] = [[]]
+    for span in parse_comfyui(prompt):
+        for word in span.text.split():
+            weighted = [(token, span.weight) for token in tokenize(word)]
+            is_long = len(weighted) >= min(LONG_WORD, size)
+            while len(chunks[-1]) + len(weighted) > size:
+                room = size - len(chunks[-1]) if is_long else 0
+                chunks[-1] += weighted[:room]
+                weighted = weighted[room:]
+                chunks.append([])
+            chunks[-1] += weighted
+    return [_chunk(chunk) for chunk in chunks]
+
+
+def _weigh_inner(letters: Sequence[Span], start: int, factor: float, *, is_fixed: bool) -> None:
+    for span in letters[start:]:
+        if not span.is_fixed:
+            span.weight, span.is_fixed = span.weight * factor, is_fixed
+
+
+def _joined(letters: Sequence[Span]) -> list[Span]:
+    """Neighbours of equal weight as one; what has no text is left out."""
+    spans: list[Span] = []
+    for letter in letters:
+        if not letter.text:
+            continue
+        if spans and spans[-1].weight == letter.weight:
+            spans[-1].text += letter.text
+        else:
+            spans.append(Span(letter.text, letter.weight))
+    return spans
 
 
 def _weigh(letters: Sequence[Span | None], start: int, factor: float) -> None:

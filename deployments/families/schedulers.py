@@ -114,18 +114,18 @@ def walk(scheduler: Any, num_inference_steps: int, strength: float | None = None
     Where that would be no step at all, the schedule is made finer until one is left, so that a
     small strength stays a small change.
     """
-    longest = _longest(scheduler)
-    if num_inference_steps > longest:
-        message = f"this scheduler takes at most {longest} steps, not {num_inference_steps}"
+    most = longest(scheduler)
+    if num_inference_steps > most:
+        message = f"this scheduler takes at most {most} steps, not {num_inference_steps}"
         raise InvalidRequest(message, param="num_inference_steps")
     if strength is None:
         scheduler.set_timesteps(num_inference_steps)
-        return _begin(scheduler, 0)
+        return begin(scheduler, 0)
     if int(num_inference_steps * strength) < 1:
-        num_inference_steps = min(math.ceil(1 / max(strength, 1 / longest)), longest)
+        num_inference_steps = min(math.ceil(1 / max(strength, 1 / most)), most)
     scheduler.set_timesteps(num_inference_steps)
     num_steps = max(min(int(num_inference_steps * strength), num_inference_steps), 1)
-    return _begin(scheduler, (num_inference_steps - num_steps) * scheduler.order)
+    return begin(scheduler, (num_inference_steps - num_steps) * scheduler.order)
 
 
 def step(
@@ -148,7 +148,7 @@ def step(
         "s_tmax": math.inf if params.s_tmax is None else params.s_tmax,
         "s_noise": params.s_noise,
     }
-    accepted = inspect.signature(scheduler.step).parameters
+    accepted = _step_arguments(scheduler.__class__)
     kwargs = {key: value for key, value in given.items() if key in accepted}
     return scheduler.step(prediction, timestep, latents, **kwargs)
 
@@ -158,14 +158,14 @@ def clean_latents(
 ) -> Tensor:
     """The clean latents that a step aimed at, from its output or from the prediction.
 
-    Schedulers that do not tell are the variance-preserving ones: x = sqrt(a) x0 + sqrt(1 - a) e,
-    v = sqrt(a) e - sqrt(1 - a) x0, with a the cumulated alpha (Ho 2020; Salimans and Ho 2022).
+    Called after the step. Schedulers that do not tell are the variance-preserving ones:
+    x = sqrt(a) x0 + sqrt(1 - a) e, v = sqrt(a) e - sqrt(1 - a) x0, with a the cumulated alpha
+    (Ho 2020; Salimans and Ho 2022).
     """
     for field in ("pred_original_sample", "denoised"):
         if (told := getattr(output, field, None)) is not None:
             return told  # type: ignore[no-any-return]
-    alpha = float(scheduler.alphas_cumprod[int(timestep)])
-    signal, noise = math.sqrt(alpha), math.sqrt(1 - alpha)
+    signal, noise = _shares(scheduler, timestep)
     match scheduler.config.prediction_type:
         case "epsilon":
             return (latents - noise * prediction) / signal
@@ -173,6 +173,11 @@ def clean_latents(
             return signal * latents - noise * prediction
         case _:
             return prediction
+
+
+@cache
+def _step_arguments(scheduler: type) -> frozenset[str]:
+    return frozenset(inspect.signature(scheduler.step).parameters)  # type: ignore[attr-defined]
 
 
 def _brownian_noise(scheduler: Any, latents: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -188,11 +193,21 @@ def _brownian_noise(scheduler: Any, latents: Tensor) -> Callable[[Tensor, Tensor
     return noise
 
 
+def _shares(scheduler: Any, timestep: Tensor) -> tuple[float, float]:
+    """sqrt(a) and sqrt(1 - a) where the last step began; a curve's are between two timesteps'."""
+    index, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)
+    if index is not None and sigmas is not None:
+        alpha = 1 / (1 + float(sigmas[index - 1]) ** 2)
+    else:
+        alpha = float(scheduler.alphas_cumprod[int(timestep)])
+    return math.sqrt(alpha), math.sqrt(1 - alpha)
+
+
 def _class_of(name: str) -> Any:
     return getattr(diffusers, SCHEDULERS[name][0])
 
 
-def _longest(scheduler: Any) -> int:
+def longest(scheduler: Any) -> int:
     """The most steps a scheduler can be set to; distilled ones take few."""
     config = scheduler.config
     own = inspect.signature(type(scheduler).__init__).parameters
@@ -202,7 +217,8 @@ def _longest(scheduler: Any) -> int:
     return int(distilled or config.num_train_timesteps)
 
 
-def _begin(scheduler: Any, index: int) -> Tensor:
+def begin(scheduler: Any, index: int) -> Tensor:
+    """Let the scheduler's steps count from this index; the timesteps from there on."""
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(index)
     timesteps: Tensor = scheduler.timesteps[index:]

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deployments.families.latent_diffusion import LatentDiffusion
-from deployments.families.text_encoder import Conditioning, TextEncoder, padded
+from deployments.families.text_encoder import Conditioning, TextEncoder, embedded
+from deployments.families.wording import Wording, parts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deployments.families.prompt import Chunk
     from deployments.types import GenerationRequest
 
 
@@ -24,13 +28,13 @@ class StableDiffusion(LatentDiffusion):
     personal = ("unet", "text_encoder")
 
     def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
-        """(1, 77 k, width) per branch; ``clip_skip`` picks the layer, its norm the last one's."""
+        """(1, 77 k, width) per part; ``clip_skip`` picks the layer, its norm the last one's."""
         encoder = TextEncoder(pipeline.tokenizer, pipeline.text_encoder)
-        is_guided = (request.params.guidance_scale or 0) > 1
-        prompts = (request.prompt, request.negative_prompt)[: 2 if is_guided else 1]
-        texts = [encoder.chunks(prompt, is_weighted=request.is_weighted) for prompt in prompts]
-        layer = request.params.clip_skip
-        return tuple(
-            Conditioning(text=encoder.encode(chunks, layer, is_normed=True)[1])
-            for chunks in padded(texts)
-        )
+
+        def encode(wording: Wording, texts: Sequence[list[Chunk]]) -> Conditioning:
+            [chunks], skip, notation = texts, wording.clip_skip, request.notation
+            with self.text_adapted(pipeline, wording.loras):
+                _, text = encoder.encode(chunks, skip, notation, is_normed=True)
+            return Conditioning(text=text)
+
+        return embedded(request, parts_of(request), [encoder], encode)

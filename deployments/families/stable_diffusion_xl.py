@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from deployments.families.latent_diffusion import LatentDiffusion
-from deployments.families.text_encoder import Conditioning, TextEncoder, padded
+from deployments.families.text_encoder import Conditioning, TextEncoder, embedded
+from deployments.families.wording import Part, Wording, parts_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from deployments.families.prompt import Chunk
     from deployments.types import GenerationRequest
@@ -28,47 +30,35 @@ class StableDiffusionXL(LatentDiffusion):
     personal = ("unet", "text_encoder", "text_encoder_2")
 
     def embed(self, request: GenerationRequest, pipeline: Any) -> tuple[Conditioning, ...]:
-        """(1, 77 k, width) per branch, with ``text_embeds`` (1, pooled) and ``time_ids`` (1, 6).
+        """(1, 77 k, width) per part, with ``text_embeds`` (1, pooled) and ``time_ids`` (1, 6).
 
         Both encoders give their last layer but one, without its norm, as SDXL was trained;
-        ``clip_skip`` above 2 goes deeper. Without a negative prompt the negative branch is zeros
-        where the checkpoint's ``force_zeros_for_empty_prompt`` says so.
+        ``clip_skip`` above 2 goes deeper. The pooled text is the second encoder's for the first
+        chunk. Without a negative prompt the negative branch is zeros where the checkpoint's
+        ``force_zeros_for_empty_prompt`` says so.
         """
-        params = request.params
-        is_guided = (params.guidance_scale or 0) > 1
-        prompts = (request.prompt, request.negative_prompt)[: 2 if is_guided else 1]
-        branches = _encoded(prompts, request, pipeline)
-        has_zeros = pipeline.config.force_zeros_for_empty_prompt and not request.negative_prompt
-        if is_guided and has_zeros:
-            branches[1] = tuple(torch.zeros_like(tensor) for tensor in branches[1])
+        first = TextEncoder(pipeline.tokenizer, pipeline.text_encoder)
+        second = TextEncoder(pipeline.tokenizer_2, pipeline.text_encoder_2)
         # Original size, top left of the crop, target size, as (height, width) each.
-        size = [params.height, params.width]
+        size = [request.params.height, request.params.width]
         time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=self.device)
-        return tuple(
-            Conditioning(text=text, added={"text_embeds": pooled, "time_ids": time_ids})
-            for text, pooled in branches
-        )
+
+        def encode(wording: Wording, texts: Sequence[list[Chunk]]) -> Conditioning:
+            layer, notation = max(wording.clip_skip, 2), request.notation
+            with self.text_adapted(pipeline, wording.loras):
+                _, one = first.encode(texts[0], layer, notation, is_normed=False)
+                output, other = second.encode(texts[1], layer, notation, is_normed=False)
+            added = {"text_embeds": output.text_embeds[:1], "time_ids": time_ids}
+            return Conditioning(text=torch.cat([one, other], dim=-1), added=added)
+
+        parts = parts_of(request)
+        if pipeline.config.force_zeros_for_empty_prompt and not request.negative_parts:
+            parts = [_zeroed_if_empty(part) for part in parts]
+        return embedded(request, parts, [first, second], encode)
 
 
-def _encoded(
-    prompts: tuple[str, ...], request: GenerationRequest, pipeline: Any
-) -> list[tuple[Tensor, ...]]:
-    """Per prompt: (1, 77 k, width) of both encoders side by side, and (1, pooled).
-
-    The pooled text is the second encoder's for the first chunk.
-    """
-    encoders = (
-        TextEncoder(pipeline.tokenizer, pipeline.text_encoder),
-        TextEncoder(pipeline.tokenizer_2, pipeline.text_encoder_2),
-    )
-    layer = max(request.params.clip_skip, 2)
-    texts: list[list[Chunk]] = padded(
-        [e.chunks(prompt, is_weighted=request.is_weighted) for e in encoders for prompt in prompts]
-    )
-    n = len(prompts)
-    encoded: list[tuple[Tensor, ...]] = []
-    for first_chunks, second_chunks in zip(texts[:n], texts[n:], strict=True):
-        _, first = encoders[0].encode(first_chunks, layer, is_normed=False)
-        output, second = encoders[1].encode(second_chunks, layer, is_normed=False)
-        encoded.append((torch.cat([first, second], dim=-1), output.text_embeds[:1]))
-    return encoded
+def _zeroed_if_empty(part: Part) -> Part:
+    """A negative part without text as zeros."""
+    if not part.is_negative or any(wording.text for wording in part.wordings):
+        return part
+    return replace(part, wordings=(replace(part.wordings[0], is_zeroed=True),))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from deployments.families.autoencoder import Autoencoder
     from deployments.families.source import Source
+    from deployments.families.walk import Walk
     from deployments.types import GenerationRequest
 
 
@@ -23,7 +24,8 @@ class Start:
 
     The draws are those of diffusers' three pipelines, in their order: the input's latents, the
     noise, the masked input's latents; what a mode has no use for is not drawn, save the last,
-    which the stock inpainting pipelines always draw.
+    which the stock inpainting pipelines always draw. ``unet`` is None where no denoiser takes a
+    mask.
     """
 
     def __init__(
@@ -38,14 +40,13 @@ class Start:
         assert params.width is not None
         assert params.height is not None
         self.autoencoder = autoencoder
-        self.unet = unet
         self.request = request
         self.source = source
         self.strength = strength
         self.is_pure_noise = source is None or (source.mask is not None and strength == 1)
-        factor, channels = autoencoder.factor, autoencoder.vae.config.latent_channels
+        factor, channels = autoencoder.factor, autoencoder.channels
         self.shape = (1, channels, params.height // factor, params.width // factor)
-        self.has_mask_channels = unet.config.in_channels != channels
+        self.has_mask_channels = unet is not None and unet.config.in_channels != channels
         self._input = self._masked = None
         if source is not None and not (self.is_pure_noise and self.has_mask_channels):
             pixels = source.pixels if source.natural is None else source.natural
@@ -54,9 +55,7 @@ class Start:
             kept = source.pixels * (1 - source.redrawn)
             self._masked = autoencoder.encode(kept, is_tiling=params.tiling)
 
-    def draw(
-        self, scheduler: Any, timesteps: Tensor, generator: Generator, index: int
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def draw(self, walk: Walk, generator: Generator, index: int) -> tuple[Tensor, dict[str, Any]]:
         """First latents (1, channels, h, w) and what the later steps need besides.
 
         ``extra`` holds ``source``; while inpainting also ``kept``, ``noise`` and ``redrawn`` for
@@ -66,10 +65,11 @@ class Start:
         factor = self.autoencoder.factor
         noise = first_noise(self.shape, factor, self.request, index, generator).to(self._device)
         if kept is None or self.is_pure_noise:
-            latents = noise * scheduler.init_noise_sigma
+            latents = noise * walk.scheduler.init_noise_sigma
         else:
             more = noise * self.request.params.noise_multiplier
-            latents = scheduler.add_noise(self._filled(kept, noise), more, timesteps[:1])
+            start = walk.timesteps[:1]
+            latents = walk.scheduler.add_noise(self._filled(kept, noise), more, start)
         extra: dict[str, Any] = {"source": self.source}
         if self.source is not None and self.source.mask is not None:
             extra |= self._mask_extra(kept, noise, generator)
@@ -108,5 +108,4 @@ class Start:
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = self.autoencoder.vae.device
-        return device
+        return self.autoencoder.device

@@ -16,6 +16,7 @@ from deployments.pictures import to_uint8
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from deployments.engine.state import Pass, RequestState
     from deployments.families.autoencoder import Autoencoder
 
 #: The upscalers of ``UPSCALERS`` that work on latents, and torch's options for them.
@@ -33,6 +34,21 @@ PIXEL: Final = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+def enlarged(autoencoder: Autoencoder, state: RequestState, following: Pass) -> Tensor:
+    """The clean latents of a picture's first pass at the size of the one that follows."""
+    _, height, width = following.batch_key.latents
+    if following.upscaler in LATENT:
+        return enlarge_latents(state.latents, following.upscaler, height, width)
+    return enlarge_pixels(
+        autoencoder,
+        state.latents,
+        following.upscaler,
+        (width * autoencoder.factor, height * autoencoder.factor),
+        state.generator,
+        is_tiling=following.batch_key.is_tiling,
+    )
 
 
 def enlarge_latents(latents: Tensor, upscaler: str, height: int, width: int) -> Tensor:

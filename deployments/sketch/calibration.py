@@ -31,14 +31,14 @@ def calibrate(
     latents = _sampler(pipeline, prompts, call)
     once = partial(latents, num_inference_steps=1, guidance_scale=0.0)
     for layer in _cross_attentions(pipeline.unet):
-        _unify_across_prompts(layer, once)
+        unify_across_prompts(layer, once)
     # Three times the noise it is asked for, so that what the UNet says outweighs the first noise.
-    _unify(pipeline.unet.conv_out, once, spread=3.0)
+    unify(pipeline.unet.conv_out, once, spread=3.0)
     if not with_decoder:
         return
     drawn = latents() / pipeline.vae.config.scaling_factor
     # A spread of 0.5 around 0 fills -1..1 with few pixels cut off.
-    _unify(pipeline.vae.decoder.conv_out, lambda: pipeline.vae.decode(drawn), spread=0.5)
+    unify(pipeline.vae.decoder.conv_out, lambda: pipeline.vae.decode(drawn), spread=0.5)
 
 
 def _sampler(pipeline: Any, prompts: Sequence[str], call: dict[str, Any]) -> Callable[..., Tensor]:
@@ -62,7 +62,7 @@ def _cross_attentions(unet: Any) -> Iterator[Any]:
                 yield module
 
 
-def _unify_across_prompts(layer: Any, run: Callable[[], object]) -> None:
+def unify_across_prompts(layer: Any, run: Callable[[], object]) -> None:
     """Make what a linear layer adds zero on average and as loud as the rest from prompt to prompt.
 
     Fresh encoders say nearly the same of all prompts: without this, so does the UNet.
@@ -73,12 +73,15 @@ def _unify_across_prompts(layer: Any, run: Callable[[], object]) -> None:
     layer.bias.sub_(mean).mul_(_TEXT_SPREAD / spread)
 
 
-def _unify(conv: Any, run: Callable[[], object], spread: float = 1.0) -> None:
-    """Make each output channel of a convolution zero on average and of the given spread."""
-    seen = _output(conv, run)
-    scale = spread / seen.std(dim=(0, 2, 3))
-    conv.weight.mul_(scale[:, None, None, None])
-    conv.bias.sub_(seen.mean(dim=(0, 2, 3))).mul_(scale)
+def unify(layer: Any, run: Callable[[], object], spread: float = 1.0, axis: int = 1) -> None:
+    """Make each output channel of a layer zero on average and of the given spread.
+
+    ``axis`` is that of the channels: 1 for convolutions, -1 for linear layers.
+    """
+    seen = _output(layer, run).movedim(axis, 0).flatten(1)
+    scale = spread / seen.std(dim=1)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.bias.sub_(seen.mean(dim=1)).mul_(scale)
 
 
 def _output(layer: Any, run: Callable[[], object]) -> Tensor:

@@ -28,18 +28,19 @@ def learn_tokenizer(captions: Iterable[str], max_merges: int = 2000) -> Any:
         for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(caption))
     )
     merges = learn_merges(words, max_merges)
-    symbols = [*_byte_symbols(), *(byte + _END for byte in _byte_symbols())]
+    symbols = [*byte_symbols(), *(byte + _END for byte in byte_symbols())]
     symbols += [left + right for left, right in merges]
     vocabulary = {symbol: i for i, symbol in enumerate(dict.fromkeys([*symbols, *_SPECIAL]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 
 
-def learn_merges(words: Counter[str], max_merges: int) -> list[tuple[str, str]]:
+def learn_merges(words: Counter[str], max_merges: int, end: str = _END) -> list[tuple[str, str]]:
     """Byte-pair encoding (Sennrich 2016): join the commonest pair until none occurs twice.
 
-    Ties go to the pair that sorts first, so that the result depends on the words alone.
+    Ties go to the pair that sorts first, so that the result depends on the words alone. ``end``
+    is what the last symbol of each word carries.
     """
-    spelled = {(*word[:-1], word[-1] + _END): count for word, count in words.items()}
+    spelled = {(*word[:-1], word[-1] + end): count for word, count in words.items()}
     merges: list[tuple[str, str]] = []
     while len(merges) < max_merges:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -65,7 +66,7 @@ def _join(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(joined)
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable stand-ins of the 256 bytes, in GPT-2's order (Radford 2019, encoder.py)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -16,6 +16,8 @@ import torch
 from deployments.sketch.calibration import calibrate
 from deployments.sketch.captions import PROMPTS, captions
 from deployments.sketch.modules import stable_diffusion, stable_diffusion_xl
+from deployments.sketch.qwen_calibration import calibrate_qwen
+from deployments.sketch.qwen_image import qwen_image_edit, qwen_tokenizer, write_processor
 from deployments.sketch.tokenizer import learn_tokenizer
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
@@ -25,6 +27,9 @@ PIPELINES: Final[dict[str, tuple[Callable[[Any], Any], int, dict[str, Any]]]] = 
     "sdxl-turbo": (stable_diffusion_xl, 1, {"num_inference_steps": 4, "guidance_scale": 0.0}),
     "sd15-dreambooth": (stable_diffusion, 2, {"num_inference_steps": 20, "guidance_scale": 7.5}),
 }
+
+#: Folder of the pipeline that edits, its seed, and how pictures are usually asked of it.
+EDITOR: Final = "qwen-image-edit", 3, {"num_inference_steps": 8, "true_cfg_scale": 4.0}
 
 #: Folder of a user's UNet and text encoder -> the seed. Their base is ``sd15-dreambooth``.
 USERS: Final = {"sd15-user-123": 123, "sd15-user-456": 456}
@@ -48,6 +53,17 @@ def write_weights(folder: Path) -> None:
         calibrate(pipeline, PROMPTS, with_decoder=False, **call)
         for part in PERSONAL:
             getattr(pipeline, part).half().save_pretrained(folder / name / part)
+    write_editor(folder)
+
+
+def write_editor(folder: Path) -> None:
+    """Write the embedded Qwen-Image-Edit under ``folder``."""
+    name, seed, call = EDITOR
+    tokenizer = qwen_tokenizer(captions())
+    pipeline = fresh(qwen_image_edit, tokenizer, seed)
+    calibrate_qwen(pipeline, PROMPTS, **call)
+    _save(pipeline, folder / name)
+    write_processor(tokenizer, folder / name)
 
 
 def fresh(make: Callable[[Any], Any], tokenizer: Any, seed: int) -> Any:

@@ -52,11 +52,13 @@ def routes(service: GenerationService, auth: Authenticator) -> APIRouter:
     router = APIRouter(route_class=api_route(render_error, auth), tags=["generate"])
 
     async def run(body: GenerateBody, request: Request) -> tuple[Job, ModelCard]:
-        card = service.choose(parse(body), prefer=(DEFAULT_MODEL,))
+        card, owner = service.choose(parse(body), prefer=(DEFAULT_MODEL,)), owner_of(request)
+        names = [name for name in (body.user_id, DEFAULT_WEIGHTS) if name]
+        weights = await service.find_weights(names, card, owner=owner)
         job = await service.run(
-            parse(body, card),
+            parse(body, card, weights),
             api="generate",
-            owner=owner_of(request),
+            owner=owner,
             idempotency=await idempotency_of(request),
             is_disconnected=request.is_disconnected,
         )
@@ -92,8 +94,10 @@ def routes(service: GenerationService, auth: Authenticator) -> APIRouter:
     return router
 
 
-def parse(body: GenerateBody, card: ModelCard | None = None) -> GenerationRequest:
-    """The request, with the user's weights when the model is known and has some."""
+def parse(
+    body: GenerateBody, card: ModelCard | None = None, weights: str | None = None
+) -> GenerationRequest:
+    """The request, for a model once it is chosen, and the weights that draw for its user."""
     params = SamplingParams(
         width=body.width or 512,
         height=body.height or 512,
@@ -105,17 +109,9 @@ def parse(body: GenerateBody, card: ModelCard | None = None) -> GenerationReques
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or "",
         model=card.id if card else body.model,
-        weights=weights_of(body.user_id, card) if card else None,
+        weights=weights,
         params=params,
     )
-
-
-def weights_of(user_id: str | None, card: ModelCard) -> str | None:
-    """The user's entry in the model's table, else its ``default``, else the model's own."""
-    for name in (user_id, DEFAULT_WEIGHTS):
-        if name and name in card.weights:
-            return name
-    return None
 
 
 def render(job: Job, card: ModelCard, data: bytes) -> dict[str, Any]:

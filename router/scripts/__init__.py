@@ -11,21 +11,65 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from deployments.errors import GenerationFailed
-from deployments.types import GeneratedImage, GenerationRequest, GenerationResult
+from deployments.types import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    ModelCard,
+    Progress,
+)
+from router.files import Files
+from router.job import Job
 
 
 class Canvas(Protocol):
     """What a script draws on."""
 
-    async def draw(self, index: int, request: GenerationRequest) -> GenerationResult:
-        """Run a request on the job's model. ``index`` is the job's request that it came from, by
-        which its progress is counted."""
+    @property
+    def job(self) -> Job:
+        """The job as it was claimed."""
+
+    @property
+    def files(self) -> Files:
+        """The owners' files."""
+
+    @property
+    def num_previews(self) -> int:
+        """Previews that watchers were given so far, those of earlier attempts among them."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the job's owner asked it to end early: then the script is cancelled, and what it
+        still tells and raises counts."""
+
+    def card(self, model: str) -> ModelCard:
+        """The card of the model with this id or alias; see ``routing.resolve`` for errors."""
+
+    def admit(self, request: GenerationRequest) -> GenerationRequest:
+        """The request as the model that it names, or else the job's, will run it: every knob filled
+        in; see ``routing.admit`` for errors. A job's own requests are that already."""
+
+    async def draw(
+        self, index: int, request: GenerationRequest, listen: Listener | None = None
+    ) -> GenerationResult:
+        """Run a request on the model that it names, or else the job's. ``index`` is the job's
+        request that it came from, or any number of its own, by which its progress is counted;
+        ``listen`` hears of each news first."""
 
     def keep(self, place: int, image: GeneratedImage) -> None:
         """Make a picture the job's, at a place counted from 0; an interrupted job ends with those
-        that were kept."""
+        that were kept, and so does a failed one whose script told a result."""
+
+    def note(self, note: Mapping[str, Any], *, topic: str = "") -> None:
+        """Tell watchers something (JSON values), in order. It replaces the last note of the same
+        topic, if there was one."""
+
+    def tell(self, result: Mapping[str, Any]) -> None:
+        """Set the job's result (JSON values)."""
 
 
+#: Hears the news of one request.
+Listener: TypeAlias = Callable[[Progress], None]
 Script: TypeAlias = Callable[
     [Canvas, Sequence[GenerationRequest], Mapping[str, Any]], Awaitable[None]
 ]
@@ -36,11 +80,14 @@ SCRIPTS: Final[Mapping[str, str]] = {
     "in_turn": "router.scripts.in_turn:draw_in_turn",
     "chain": "router.scripts.chain:draw_chain",
     "mosaic": "router.scripts.mosaic:draw_mosaic",
+    "graph": "router.apis.comfyui.executor:execute_graph",
 }
 
 
 def width_of(name: str, num_requests: int, args: Mapping[str, Any]) -> int:
     """How many of a job's requests its script draws at once, at most."""
+    if name == "graph":
+        return max(1, int(args.get("width", 1)))
     widths = {"in_turn": args.get("at_once"), "chain": 1, "mosaic": len(args.get("corners", ()))}
     return max(1, min(num_requests, widths.get(name) or num_requests))
 

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 from deployments.errors import InvalidRequest, NotFound
 
@@ -30,6 +30,16 @@ class ImageStore(ABC):
     @abstractmethod
     async def put(self, key: str, data: bytes) -> None:
         """Keep bytes, whole or not at all, replacing what was there. Raises ``StorageFailure``."""
+
+    @abstractmethod
+    async def put_file(self, key: str, file: BinaryIO) -> None:
+        """Keep what a file holds from where it stands, of any length, never whole in memory (but
+        in a store that is memory); as ``put`` otherwise."""
+
+    @abstractmethod
+    def url(self, key: str) -> str | None:
+        """Where other processes read the key's bytes, without credentials: those that a store needs
+        come from its provider's usual environment variables. None when none can."""
 
     @abstractmethod
     async def get(self, key: str) -> bytes:
@@ -62,6 +72,12 @@ class MemoryImageStore(ImageStore):
     async def put(self, key: str, data: bytes) -> None:
         check_key(key)
         self._objects[key] = (bytes(data), self._clock())
+
+    async def put_file(self, key: str, file: BinaryIO) -> None:
+        await self.put(key, file.read())
+
+    def url(self, key: str) -> str | None:  # noqa: ARG002
+        return None
 
     async def get(self, key: str) -> bytes:
         check_key(key)

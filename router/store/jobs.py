@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from router.job import Idempotency, Job, JobError, JobImage, JobProgress, JobStatus
+from router.job import (
+    Idempotency,
+    Job,
+    JobError,
+    JobImage,
+    JobProgress,
+    JobStand,
+    JobStatus,
+)
 
 #: How often the replica under a job may die before the job fails.
 MAX_WORKER_DEATHS: Final = 3
@@ -31,11 +39,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a job ended: its pictures, or its error."""
+    """How a job ended: its pictures, or its error, and what its script told besides."""
 
     status: JobStatus
     images: tuple[JobImage, ...] = ()
     error: JobError | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
     seconds: float = 0.0
 
@@ -68,8 +77,9 @@ class JobStore(ABC):
         """Keep a queued job and return it, or the first job of the same idempotency key.
 
         Keys are per (owner, api) and live for ``IDEMPOTENCY_SECONDS``. Raises ``Conflict`` when the
-        key came with another digest, or when the id is taken by another job; ``InvalidRequest`` for
-        an id that is empty, or holds NUL or lone surrogates.
+        key came with another digest, when the id is taken by another job, or the name by an
+        unfinished one of the same owner and API; ``InvalidRequest`` for an id or a name that is
+        empty, or holds NUL or lone surrogates.
         """
 
     @abstractmethod
@@ -92,6 +102,38 @@ class JobStore(ABC):
     ) -> JobPage:
         """Jobs, newest first; ``None`` and empty filter nothing. Raises ``InvalidRequest`` for a
         cursor that is not one of ours."""
+
+    @abstractmethod
+    async def named(self, name: str, *, owner: str, api: str) -> Job:
+        """The newest job with this name that is not hidden. Raises ``JobNotFound``."""
+
+    @abstractmethod
+    async def unfinished(self, *, owner: str, api: str) -> Sequence[Job]:
+        """An owner's jobs that have not ended: those in progress first, then the queued ones in
+        the order in which they would be claimed were there no other owners."""
+
+    @abstractmethod
+    async def unfinished_ids(self, *, owner: str, api: str) -> frozenset[str]:
+        """Ids of an owner's jobs that have not ended."""
+
+    @abstractmethod
+    async def history(self, *, owner: str, api: str, limit: int | None = None) -> Sequence[str]:
+        """Ids of an owner's ended jobs that are not hidden, the first to end first; the ``limit``
+        newest of them."""
+
+    @abstractmethod
+    async def hide(self, *, owner: str, api: str, job_ids: Collection[str] | None) -> None:
+        """Hide ended jobs of an owner (None: all of them) from ``history``. The jobs stay."""
+
+    @abstractmethod
+    async def changed_since(
+        self, moment: float, *, api: str, owners: Collection[str]
+    ) -> Sequence[JobStand]:
+        """Where jobs of these owners stand that were added or moved since a time (Unix seconds)."""
+
+    @abstractmethod
+    async def next_number(self, *, owner: str, counter: str) -> int:
+        """0, then 1, and so on: the next number of an owner's counter, never given twice."""
 
     @abstractmethod
     async def claim(self, *, model: str, worker: str, lease_seconds: float) -> Claim | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from deployments.errors import Conflict, JobNotFound
-from router.job import Idempotency, Job, JobProgress, JobStatus
+from router.job import Idempotency, Job, JobProgress, JobStand, JobStatus
 from router.store.deliveries import Delivery, DeliveryStatus
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
@@ -17,7 +17,15 @@ from router.store.jobs import (
     LeaseLost,
     Outcome,
 )
-from router.store.record import JobRecord, check_new, next_turn, parse_cursor, requeued_turn
+from router.store.record import (
+    JobRecord,
+    check_new,
+    next_turn,
+    parse_cursor,
+    place_in_line,
+    requeued_turn,
+    taken,
+)
 
 
 class MemoryJobStore(JobStore):
@@ -32,6 +40,7 @@ class MemoryJobStore(JobStore):
         self._progress: dict[str, JobProgress] = {}
         #: (owner, api, key) -> (digest, id of the first job, when it expires)
         self._keys: dict[tuple[str, str, str], tuple[str, str, float]] = {}
+        self._counters: dict[tuple[str, str], int] = {}
         self.records: dict[str, JobRecord] = {}
         self.deliveries: dict[str, Delivery] = {}
 
@@ -47,7 +56,11 @@ class MemoryJobStore(JobStore):
         if first:
             return first
         if job.id in self.records:
-            raise Conflict(f"there is a job {job.id!r} already", param="id")
+            raise taken("id", job)
+        if job.name is not None and any(
+            record.job.name == job.name for record in self._unfinished(job.owner, job.api)
+        ):
+            raise taken("name", job)
         self._seq += 1
         self.records[job.id] = JobRecord(job=job, seq=self._seq, turn=self._next_turn(job))
         if idempotency is not None:
@@ -85,6 +98,57 @@ class MemoryJobStore(JobStore):
             jobs=tuple(record.job for record in page),
             next_cursor=str(page[-1].seq) if len(found) > limit else None,
         )
+
+    async def named(self, name: str, *, owner: str, api: str) -> Job:
+        for record in reversed(self.records.values()):
+            job = record.job
+            if (job.name, job.owner, job.api, job.is_hidden) == (name, owner, api, False):
+                return job
+        raise JobNotFound(f"there is no job {name!r}")
+
+    async def unfinished(self, *, owner: str, api: str) -> Sequence[Job]:
+        return [record.job for record in sorted(self._unfinished(owner, api), key=place_in_line)]
+
+    async def unfinished_ids(self, *, owner: str, api: str) -> frozenset[str]:
+        return frozenset(record.job.id for record in self._unfinished(owner, api))
+
+    async def history(self, *, owner: str, api: str, limit: int | None = None) -> Sequence[str]:
+        ended = sorted(
+            (record.job.ended_at, record.seq, record.job.id)
+            for record in self.records.values()
+            if record.job.ended_at is not None
+            and (record.job.owner, record.job.api, record.job.is_hidden) == (owner, api, False)
+        )
+        newest = ended if limit is None else ended[max(0, len(ended) - limit) :]
+        return [job_id for _, _, job_id in newest]
+
+    async def hide(self, *, owner: str, api: str, job_ids: Collection[str] | None) -> None:
+        for record in tuple(self.records.values()):
+            job = record.job
+            named = job_ids is None or job.id in job_ids
+            if named and job.status.is_final and (job.owner, job.api) == (owner, api):
+                self.records[job.id] = replace(record, job=replace(job, is_hidden=True))
+
+    async def changed_since(
+        self, moment: float, *, api: str, owners: Collection[str]
+    ) -> Sequence[JobStand]:
+        return [
+            JobStand(
+                id=record.job.id,
+                owner=record.job.owner,
+                status=record.job.status,
+                attempts=record.job.attempts,
+            )
+            for record in self.records.values()
+            if record.job.updated_at >= moment
+            and record.job.api == api
+            and record.job.owner in owners
+        ]
+
+    async def next_number(self, *, owner: str, counter: str) -> int:
+        number = self._counters.get((owner, counter), 0)
+        self._counters[owner, counter] = number + 1
+        return number
 
     async def claim(self, *, model: str, worker: str, lease_seconds: float) -> Claim | None:
         now = self._clock()
@@ -206,6 +270,13 @@ class MemoryJobStore(JobStore):
             running=max((r.turn for r in peers if r.lease_until is not None), default=None),
             last=max((r.turn for r in ready if r.job.owner == job.owner), default=None),
         )
+
+    def _unfinished(self, owner: str, api: str) -> Sequence[JobRecord]:
+        return [
+            record
+            for record in self.records.values()
+            if (record.job.owner, record.job.api) == (owner, api) and record.job.ended_at is None
+        ]
 
     def _of(self, model: str) -> Sequence[JobRecord]:
         return [record for record in self.records.values() if record.job.model == model]

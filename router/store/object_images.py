@@ -8,8 +8,8 @@ import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, BinaryIO, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which any one operation counts as failed, its retries included.
 OPERATION_SECONDS: Final = 30.0
+#: Seconds after which keeping a file of any length counts as failed.
+FILE_SECONDS: Final = 3600.0
+#: Parts of a URL's query that are secret.
+SECRETS: Final = ("key", "secret", "token", "password", "credential")
 #: How obstore tries again: a store that is gone shows within about ten seconds.
 RETRY: Final[Any] = {
     "max_retries": 3,
@@ -62,6 +66,7 @@ class ObjectImageStore(ImageStore):
 
     def __init__(self, url: str, *, seconds: float = OPERATION_SECONDS) -> None:
         self._seconds = seconds
+        self._url = url
         self._store = _open(url)
 
     async def put(self, key: str, data: bytes) -> None:
@@ -72,6 +77,20 @@ class ObjectImageStore(ImageStore):
                 await self._store.put_async(key, data, use_multipart=False)
             except FileNotFoundError as error:
                 raise _failure(error) from error
+
+    async def put_file(self, key: str, file: BinaryIO) -> None:
+        # NOTE: the file is read in obstore's threads; disks write it aside and rename it, others
+        # take it in parts and keep nothing until the last is there.
+        check_key(key)
+        async with _Bounded(FILE_SECONDS):
+            try:
+                await self._store.put_async(key, file)
+            except FileNotFoundError as error:
+                raise _failure(error) from error
+
+    def url(self, key: str) -> str | None:
+        check_key(key)
+        return _public(self._url, key)
 
     async def get(self, key: str) -> bytes:
         check_key(key)
@@ -172,6 +191,24 @@ def _open(url: str) -> ObjectStore:
             "folder, file://, s3://bucket/prefix and its like, memory://"
         ) from error
     return store
+
+
+def _public(url: str, key: str) -> str | None:
+    """The URL of a key, its secrets left out; None for what is in this process's memory."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        return None
+    if parts.scheme in ("", "file"):
+        folder = unquote(parts.path) if parts.scheme else url
+        return (Path(folder).expanduser().resolve() / key).as_uri()
+    settings = [
+        (name, value)
+        for name, value in parse_qsl(parts.query)
+        if not any(secret in name.lower() for secret in SECRETS)
+    ]
+    path = "/".join((parts.path.rstrip("/"), quote(key)))
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, path=path, query=urlencode(settings)).geturl()
 
 
 def _client_options(endpoint: str | None, allow_http: str | None) -> dict[str, object]:

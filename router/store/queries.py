@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from router.job import Job, JobStatus
 from router.store.record import JobRecord, is_storable, next_turn
-from router.store.tables import idempotency_keys, job_progress, jobs, parse_job
+from router.store.rows import parse_job
+from router.store.tables import idempotency_keys, job_progress, jobs
 
 #: How many rows one statement names or changes at most.
 BATCH: Final = 500
@@ -67,6 +68,41 @@ def progress_of(job_ids: Collection[str]) -> Select[Any]:
 def ended_among(job_ids: Collection[str]) -> Select[Any]:
     """Those of the jobs that have ended."""
     return select(jobs).where(jobs.c.id.in_(job_ids), jobs.c.ended_at.is_not(None))
+
+
+def named(name: str, owner: str, api: str) -> Select[Any]:
+    """The newest job with the client's own id that is not hidden."""
+    query = select(jobs).where(jobs.c.owner == owner, jobs.c.api == api, jobs.c.name == name)
+    return query.where(jobs.c.hidden.is_(False)).order_by(jobs.c.seq.desc()).limit(1)
+
+
+def unfinished(owner: str, api: str) -> Select[Any]:
+    """An owner's jobs that have not ended."""
+    query = select(jobs).where(jobs.c.unfinished_of == owner, jobs.c.api == api)
+    return query.order_by(jobs.c.seq)
+
+
+def unfinished_ids(owner: str, api: str) -> Select[Any]:
+    """Ids of an owner's jobs that have not ended."""
+    return select(jobs.c.id).where(jobs.c.unfinished_of == owner, jobs.c.api == api)
+
+
+def history(owner: str, api: str, limit: int | None) -> Select[Any]:
+    """Ids of an owner's ended jobs that are not hidden, the last to end first."""
+    query = select(jobs.c.id).where(
+        jobs.c.owner == owner,
+        jobs.c.api == api,
+        jobs.c.ended_at.is_not(None),
+        jobs.c.hidden.is_(False),
+    )
+    return query.order_by(jobs.c.ended_at.desc(), jobs.c.seq.desc()).limit(limit)
+
+
+def changed_since(moment: float, api: str, owners: Collection[str]) -> Select[Any]:
+    """Where jobs of these owners stand that were added or moved since a moment."""
+    stand = (jobs.c.id, jobs.c.owner, jobs.c.status, jobs.c.attempts)
+    query = select(*stand).where(jobs.c.api == api, jobs.c.owner.in_(owners))
+    return query.where(jobs.c.updated_at >= moment)
 
 
 def to_notify(limit: int) -> Select[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from deployments.errors import InvalidRequest, WorkerLost
+from deployments.errors import Conflict, InvalidRequest, WorkerLost
 from router.job import Job, JobError, JobStatus, can_become
 from router.store.jobs import MAX_ATTEMPTS, MAX_WORKER_DEATHS, LeaseLost, Outcome
 
@@ -60,6 +60,7 @@ class JobRecord:
             now,
             images=outcome.images,
             error=outcome.error,
+            result=outcome.result,
             prompt_tokens=outcome.prompt_tokens,
             seconds=outcome.seconds,
         )
@@ -140,14 +141,28 @@ def requeued_turn(turn: int, *, first: int | None) -> int:
     return turn if first is None else min(turn, first)
 
 
+def place_in_line(record: JobRecord) -> tuple[bool, int, int]:
+    """Sorts one owner's unfinished jobs: those in progress, then the queued ones as their turns
+    come. Turns of several models cannot be compared; among an owner's jobs of one model and
+    priority they rise with ``seq``."""
+    return record.job.status is JobStatus.QUEUED, -record.job.priority, record.seq
+
+
 def check_new(job: Job) -> None:
     """Raise ``InvalidRequest`` for a job that a store cannot begin to keep."""
     if job.status is not JobStatus.QUEUED:
         raise ValueError(f"a new job is queued, not {job.status}")
-    if not is_storable(job.id):
-        raise InvalidRequest(
-            "the id of a job is non-empty Unicode text without NUL characters", param="id"
-        )
+    for param, text in (("id", job.id), ("name", job.name)):
+        if text is not None and not is_storable(text):
+            raise InvalidRequest(
+                f"the {param} of a job is non-empty Unicode text without NUL characters",
+                param=param,
+            )
+
+
+def taken(param: Literal["id", "name"], job: Job) -> Conflict:
+    """The refusal of a job whose id, or whose name among the unfinished ones, another has."""
+    return Conflict(f"there is a job {getattr(job, param)!r} already", param=param)
 
 
 def is_storable(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -26,8 +27,64 @@ def _add_interrupts_and_options(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
+def _add_names_and_files(connection: Connection) -> None:
+    """To version 3: jobs have clients' names and can be hidden; files and counters are kept."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    sorted_text = "TEXT" if is_sqlite else 'TEXT COLLATE "C"'
+    for statement in (
+        "ALTER TABLE jobs ADD COLUMN name TEXT",
+        "ALTER TABLE jobs ADD COLUMN hidden BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE jobs ADD COLUMN updated_at FLOAT NOT NULL DEFAULT 0",
+        "UPDATE jobs SET updated_at = ended_at WHERE ended_at IS NOT NULL",
+        "CREATE INDEX jobs_named ON jobs (owner, api, name, seq) WHERE name IS NOT NULL",
+        "CREATE UNIQUE INDEX jobs_name_unfinished ON jobs (owner, api, name)"
+        " WHERE name IS NOT NULL AND ended_at IS NULL",
+        "CREATE INDEX jobs_history ON jobs (owner, api, hidden, ended_at, seq)"
+        " WHERE ended_at IS NOT NULL",
+        "CREATE INDEX jobs_changed ON jobs (api, owner, updated_at)",
+        "ALTER TABLE job_progress ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'",
+        "CREATE TABLE counters (owner TEXT NOT NULL, counter TEXT NOT NULL,"
+        " next BIGINT NOT NULL, PRIMARY KEY (owner, counter))",
+        f"CREATE TABLE files (owner TEXT NOT NULL, kind VARCHAR(16) NOT NULL,"
+        f" subfolder {sorted_text} NOT NULL, name {sorted_text} NOT NULL, series TEXT,"
+        " number BIGINT, key TEXT NOT NULL, num_bytes BIGINT NOT NULL,"
+        " created_at FLOAT NOT NULL, job_id TEXT, label TEXT NOT NULL,"
+        " PRIMARY KEY (owner, kind, subfolder, name))",
+        "CREATE INDEX ix_files_key ON files (key)",
+        "CREATE INDEX files_series ON files (owner, kind, subfolder, series, number)"
+        " WHERE series IS NOT NULL",
+        "CREATE INDEX files_unnumbered ON files (owner, kind, subfolder) WHERE series IS NULL",
+        "CREATE INDEX files_of_job ON files (job_id, label) WHERE job_id IS NOT NULL",
+        "CREATE UNIQUE INDEX files_labelled ON files (job_id, label)"
+        " WHERE job_id IS NOT NULL AND label != ''",
+        "CREATE INDEX files_uploaded ON files (created_at, key)"
+        " WHERE job_id IS NULL AND kind != 'userdata'",
+    ):
+        connection.execute(text(statement))
+    unfinished = connection.execute(text("SELECT seq, state FROM jobs WHERE ended_at IS NULL"))
+    for seq, state in unfinished.all():
+        change = text("UPDATE jobs SET updated_at = :moment WHERE seq = :seq")
+        connection.execute(change, {"seq": seq, "moment": json.loads(state)["updated_at"]})
+
+
+def _add_personal_models(connection: Connection) -> None:
+    """To version 4: owners' registered weights are kept."""
+    sorted_text = "TEXT" if connection.dialect.name == "sqlite" else 'TEXT COLLATE "C"'
+    for statement in (
+        f"CREATE TABLE personal_models (owner TEXT NOT NULL, name {sorted_text} NOT NULL,"
+        " base TEXT NOT NULL, source TEXT NOT NULL, key TEXT NOT NULL, parts TEXT NOT NULL,"
+        " num_bytes BIGINT NOT NULL, created_at FLOAT NOT NULL, PRIMARY KEY (owner, name))",
+        "CREATE INDEX ix_personal_models_key ON personal_models (key)",
+    ):
+        connection.execute(text(statement))
+
+
 #: ``MIGRATIONS[k]`` leads from version k + 1 to k + 2; ``tables`` describes the last version.
-MIGRATIONS: Final[tuple[Migration, ...]] = (_add_interrupts_and_options,)
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _add_interrupts_and_options,
+    _add_names_and_files,
+    _add_personal_models,
+)
 
 #: Key of the PostgreSQL advisory lock under which one replica migrates: "atelier" in ASCII.
 LOCK: Final = int.from_bytes(b"atelier", "big")

@@ -15,6 +15,7 @@ from router.store import queries, tables
 from router.store.database import Database, reads, writes
 from router.store.deliveries import Delivery, DeliveryStatus, DeliveryStore, resent, settled
 from router.store.record import is_storable
+from router.store.rows import delivery_row, parse_delivery
 
 _DELIVERIES = tables.deliveries
 
@@ -41,7 +42,7 @@ class SqlDeliveryStore(DeliveryStore):
         if ends is not None and not connection.execute(clear).rowcount:
             return
         if deliveries:
-            rows = [tables.delivery_row(delivery) for delivery in deliveries]
+            rows = [delivery_row(delivery) for delivery in deliveries]
             connection.execute(_DELIVERIES.insert(), rows)
 
     @writes
@@ -136,7 +137,7 @@ def _postpone(elder: Delivery) -> Update:
 
 def _fetch(connection: Connection, query: Select[Any]) -> list[Delivery]:
     rows = (connection.execute(query)).mappings().all()
-    return [tables.parse_delivery(row) for row in rows]
+    return [parse_delivery(row) for row in rows]
 
 
 def _one(connection: Connection, delivery_id: str, *, lock: bool = False) -> Delivery:
@@ -150,6 +151,6 @@ def _one(connection: Connection, delivery_id: str, *, lock: bool = False) -> Del
 
 
 def _save(connection: Connection, delivery: Delivery, *, worker: str | None) -> None:
-    row = tables.delivery_row(delivery)
+    row = delivery_row(delivery)
     change = update(_DELIVERIES).where(_DELIVERIES.c.id == delivery.id)
     connection.execute(change.values({**row, "worker": worker}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, update
@@ -12,14 +12,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from deployments.errors import Conflict, JobNotFound
 from router.job import Idempotency, Job, JobProgress, JobStatus
-from router.store import queries, tables
+from router.store import queries, rows, tables
 from router.store.database import Database, reads, writes
 from router.store.deliveries import DeliveryStatus
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
     Claim,
     JobPage,
-    JobStore,
     LeaseLost,
     Outcome,
 )
@@ -29,16 +28,18 @@ from router.store.record import (
     is_storable,
     parse_cursor,
     requeued_turn,
+    taken,
 )
+from router.store.sql_history import SqlJobHistory
 
 _SAVE: Final = update(tables.jobs).where(tables.jobs.c.seq == bindparam("row"))
 
 
-class SqlJobStore(JobStore):
+class SqlJobStore(SqlJobHistory):
     """Jobs in a ``Database``, which it opens and closes; ``SqlDeliveryStore`` shares it."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+        super().__init__(database)
         self._clock = clock
         insert: Any = sqlite.insert if database.is_sqlite else postgresql.insert
         self._add_job = insert(tables.jobs).on_conflict_do_nothing().returning(tables.jobs.c.seq)
@@ -131,14 +132,13 @@ class SqlJobStore(JobStore):
         lock = select(tables.jobs.c.seq).where(*queries.held(job_id, token))
         if connection.execute(lock.with_for_update()).first() is None:
             raise LeaseLost(f"job {job_id} is not held by token {token}")
-        connection.execute(self._put_progress, {"job_id": job_id, **asdict(progress)})
+        row = {"job_id": job_id, **rows.progress_row(progress)}
+        connection.execute(self._put_progress, row)
 
     @reads
     def progress(self, connection: Connection, job_id: str) -> JobProgress | None:
-        names = [tables.job_progress.c[field.name] for field in fields(JobProgress)]
-        query = select(*names).where(tables.job_progress.c.job_id == job_id)
-        row = connection.execute(query).mappings().first()
-        return None if row is None else JobProgress(**row)
+        row = connection.execute(queries.progress_of([job_id])).mappings().first()
+        return None if row is None else rows.parse_progress(row)
 
     @reads
     def news(
@@ -147,9 +147,7 @@ class SqlJobStore(JobStore):
         found: dict[str, Job | JobProgress] = {}
         for batch in queries.batches(job_ids):
             for row in connection.execute(queries.progress_of(batch)).mappings():
-                values = dict(row)
-                job_id = values.pop("job_id")
-                found[job_id] = JobProgress(**values)
+                found[row["job_id"]] = rows.parse_progress(row)
             for record in queries.fetch(connection, queries.ended_among(batch)):
                 found[record.job.id] = record.job
         return found
@@ -216,8 +214,8 @@ class SqlJobStore(JobStore):
             .where(row.ended_at.is_(None))
             .group_by(row.model, row.status)
         )
-        rows = connection.execute(query).all()
-        return {(model, JobStatus(status)): number for model, status, number in rows}
+        found = connection.execute(query).all()
+        return {(model, JobStatus(status)): number for model, status, number in found}
 
     @reads
     def ended_before(
@@ -279,9 +277,10 @@ class SqlJobStore(JobStore):
 
     def _keep(self, connection: Connection, job: Job) -> None:
         turn = queries.turn_for(connection, job)
-        row = tables.job_row(JobRecord(job=job, turn=turn))
+        row = rows.job_row(JobRecord(job=job, turn=turn))
         if connection.scalar(self._add_job, row) is None:
-            raise Conflict(f"there is a job {job.id!r} already", param="id")
+            same_id = select(tables.jobs.c.seq).where(tables.jobs.c.id == job.id)
+            raise taken("name" if connection.scalar(same_id) is None else "id", job)
         inputs = [{"key": key, "job_id": job.id} for key in dict.fromkeys(job.keys)]
         if inputs:
             connection.execute(tables.job_inputs.insert(), inputs)
@@ -306,4 +305,4 @@ class SqlJobStore(JobStore):
         if record.is_ready:  # back in the queue: never behind those who came later
             first = connection.scalar(queries.first_turn(record.job))
             record = replace(record, turn=requeued_turn(record.turn, first=first))
-        connection.execute(_SAVE, {"row": record.seq, **tables.state_row(record)})
+        connection.execute(_SAVE, {"row": record.seq, **rows.state_row(record)})

@@ -1,9 +1,7 @@
-"""The tables of rows, and a job's and a delivery's way into a row and back."""
+"""The tables of rows."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import (
@@ -17,26 +15,26 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    RowMapping,
     String,
     Table,
     Text,
     and_,
+    literal_column,
 )
-
-from router.job import Job, JobError, JobImage, JobStatus, dump_requests, parse_requests
-from router.store.deliveries import Delivery, DeliveryStatus
-from router.store.record import JobRecord
 
 metadata = MetaData()
 
 #: SQLite numbers its rows by itself only in a column of type INTEGER.
 _Serial = BigInteger().with_variant(Integer, "sqlite")
+#: Text in the order of its characters' codes, as SQLite and Python have it.
+_Sorted = Text(collation="C").with_variant(Text(), "sqlite")
 
 
-def _partial(name: str, where: ColumnElement[bool], *columns: ColumnElement[Any]) -> None:
+def _partial(
+    name: str, where: ColumnElement[bool], *columns: ColumnElement[Any], unique: bool = False
+) -> None:
     """Index those rows of the columns' table that meet a condition."""
-    Index(name, *columns, sqlite_where=where, postgresql_where=where)
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 #: One row per job. ``queue`` is the model while the job is ready to be claimed, ``delayed_until``
@@ -48,6 +46,7 @@ jobs = Table(
     metadata,
     Column("seq", _Serial, primary_key=True, autoincrement=True),
     Column("id", Text, nullable=False, unique=True),
+    Column("name", Text),
     Column("api", Text, nullable=False),
     Column("owner", Text, nullable=False),
     Column("model", Text, nullable=False),
@@ -62,7 +61,9 @@ jobs = Table(
     Column("interrupted", Boolean, nullable=False),
     Column("finished_by", Integer),
     Column("notify", Boolean, nullable=False),
+    Column("hidden", Boolean, nullable=False),
     Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
     Column("ended_at", Float(53)),
     Column("unfinished_of", Text),
     Column("untold_since", Float(53)),
@@ -103,6 +104,25 @@ _partial(
     jobs.c.worker,
 )
 _partial("jobs_untold", jobs.c.untold_since.is_not(None), jobs.c.untold_since, jobs.c.seq)
+_partial("jobs_named", jobs.c.name.is_not(None), jobs.c.owner, jobs.c.api, jobs.c.name, jobs.c.seq)
+_partial(
+    "jobs_name_unfinished",
+    and_(jobs.c.name.is_not(None), jobs.c.ended_at.is_(None)),
+    jobs.c.owner,
+    jobs.c.api,
+    jobs.c.name,
+    unique=True,
+)
+_partial(
+    "jobs_history",
+    jobs.c.ended_at.is_not(None),
+    jobs.c.owner,
+    jobs.c.api,
+    jobs.c.hidden,
+    jobs.c.ended_at,
+    jobs.c.seq,
+)
+Index("jobs_changed", jobs.c.api, jobs.c.owner, jobs.c.updated_at)
 
 #: The newest news of a job: apart, so that a step does not rewrite the job's row.
 job_progress = Table(
@@ -114,6 +134,7 @@ job_progress = Table(
     Column("preview", LargeBinary),
     Column("preview_index", Integer, nullable=False),
     Column("num_previews", Integer, nullable=False),
+    Column("notes", Text, nullable=False),  # a JSON list
 )
 
 #: Which job names which input picture.
@@ -167,97 +188,71 @@ owner_options = Table(
     Column("options", Text, nullable=False),
 )
 
-#: One row: the version of this schema.
-meta = Table("meta", metadata, Column("schema_version", Integer, nullable=False))
-
-_REQUEST = ("details", "webhook_url")
-_STATE = (
-    "updated_at",
-    "started_at",
-    "worker_deaths",
-    "prompt_tokens",
-    "seconds",
+#: The numbers that owners' counters give next.
+counters = Table(
+    "counters",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("counter", Text, primary_key=True),
+    Column("next", BigInteger, nullable=False),
 )
 
+#: The names of owners' files. ``series`` is the name without its number where a store gave one.
+files = Table(
+    "files",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("subfolder", _Sorted, primary_key=True),
+    Column("name", _Sorted, primary_key=True),
+    Column("series", Text),
+    Column("number", BigInteger),
+    Column("key", Text, nullable=False, index=True),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("job_id", Text),
+    Column("label", Text, nullable=False),
+)
+_partial(
+    "files_series",
+    files.c.series.is_not(None),
+    files.c.owner,
+    files.c.kind,
+    files.c.subfolder,
+    files.c.series,
+    files.c.number,
+)
+_partial(
+    "files_unnumbered", files.c.series.is_(None), files.c.owner, files.c.kind, files.c.subfolder
+)
+_partial("files_of_job", files.c.job_id.is_not(None), files.c.job_id, files.c.label)
+_partial(
+    "files_labelled",
+    and_(files.c.job_id.is_not(None), files.c.label != literal_column("''")),
+    files.c.job_id,
+    files.c.label,
+    unique=True,
+)
+_partial(
+    "files_uploaded",
+    and_(files.c.job_id.is_(None), files.c.kind != literal_column("'userdata'")),
+    files.c.created_at,
+    files.c.key,
+)
 
-def job_row(record: JobRecord) -> dict[str, Any]:
-    """Every column of a new job but ``seq``."""
-    job = record.job
-    request = {name: getattr(job, name) for name in _REQUEST}
-    return {
-        "id": job.id,
-        "api": job.api,
-        "owner": job.owner,
-        "model": job.model,
-        "priority": job.priority,
-        "notify": job.notify,
-        "created_at": job.created_at,
-        "request": json.dumps({"requests": dump_requests(job.requests), **request}),
-        **state_row(record),
-    }
+#: Weights that owners registered.
+personal_models = Table(
+    "personal_models",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("name", _Sorted, primary_key=True),
+    Column("base", Text, nullable=False),
+    Column("source", Text, nullable=False),  # JSON
+    Column("key", Text, nullable=False, index=True),
+    Column("parts", Text, nullable=False),  # a JSON list
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+)
 
-
-def state_row(record: JobRecord) -> dict[str, Any]:
-    """The columns that change when a job moves."""
-    job = record.job
-    state = {name: getattr(job, name) for name in _STATE}
-    images = [asdict(image) for image in job.images]
-    error = job.error and asdict(job.error)
-    return {
-        "status": job.status.value,
-        "queue": job.model if record.is_ready else None,
-        "turn": record.turn,
-        "delayed_until": record.delayed_until,
-        "worker": record.worker,
-        "lease_until": record.lease_until,
-        "attempts": job.attempts,
-        "interrupted": job.interrupted,
-        "finished_by": record.finished_by,
-        "ended_at": job.ended_at,
-        "unfinished_of": None if job.status.is_final else job.owner,
-        "untold_since": job.ended_at if job.notify else None,
-        "state": json.dumps({"images": images, "error": error, **state}),
-    }
-
-
-def parse_job(row: RowMapping) -> JobRecord:
-    """The inverse of ``job_row``."""
-    request, state = json.loads(row["request"]), json.loads(row["state"])
-    job = Job(
-        id=row["id"],
-        api=row["api"],
-        owner=row["owner"],
-        model=row["model"],
-        requests=parse_requests(request["requests"]),
-        status=JobStatus(row["status"]),
-        priority=row["priority"],
-        notify=row["notify"],
-        created_at=row["created_at"],
-        ended_at=row["ended_at"],
-        attempts=row["attempts"],
-        interrupted=row["interrupted"],
-        images=tuple(JobImage(**image) for image in state["images"]),
-        error=JobError(**state["error"]) if state["error"] else None,
-        **{name: request[name] for name in _REQUEST},
-        **{name: state[name] for name in _STATE},
-    )
-    return JobRecord(
-        job=job,
-        seq=row["seq"],
-        turn=row["turn"],
-        delayed_until=row["delayed_until"],
-        worker=row["worker"],
-        lease_until=row["lease_until"],
-        finished_by=row["finished_by"],
-    )
-
-
-def delivery_row(delivery: Delivery) -> dict[str, Any]:
-    """Every column of a delivery but ``seq``."""
-    return {**asdict(delivery), "status": delivery.status.value}
-
-
-def parse_delivery(row: RowMapping) -> Delivery:
-    """The inverse of ``delivery_row``."""
-    values = {field.name: row[field.name] for field in fields(Delivery)}
-    return Delivery(**{**values, "status": DeliveryStatus(row["status"])})
+#: One row: the version of this schema.
+meta = Table("meta", metadata, Column("schema_version", Integer, nullable=False))

@@ -37,7 +37,7 @@ def draw(server: Server, **body: Any) -> bytes:
 def test_every_configured_model_is_ready(server: Server) -> None:
     ready = httpx.get(f"{server.url}/ready").json()
     assert ready["status"] == "ready"
-    assert {"sdxl-turbo", "sd15-dreambooth"} <= set(ready["models"])
+    assert {"sdxl-turbo", "sd15-dreambooth", "qwen-image-edit"} <= set(ready["models"])
 
 
 def test_the_gateways_processes_hold_no_torch(server: Server) -> None:
@@ -91,6 +91,27 @@ def test_the_official_sdk_generates_and_edits(server: Server) -> None:
         256,
         192,
     )
+
+
+def test_edits_at_once_are_what_they_are_one_by_one(server: Server) -> None:
+    photo = draw(server, width=256, height=256)
+    bodies = [
+        {"prompt": prompt, "seed": str(n), "num_inference_steps": str(3 + n), "size": "128x128"}
+        for n, prompt in enumerate(["make it red", "remove the circle, please", "as a painting"])
+    ]
+
+    def edit(body: dict[str, str]) -> NDArray[np.int16]:
+        files = [("image[]", ("a.png", photo))]
+        answer = httpx.post(f"{server.url}/v1/images/edits", data=body, files=files, timeout=300)
+        assert answer.status_code == 200, answer.text
+        return pixels(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+
+    alone = [edit(body) for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = list(pool.map(edit, bodies))
+    for one, other in zip(alone, together, strict=True):
+        assert one.shape == (128, 128, 3)
+        assert np.abs(one - other).max() <= 1
 
 
 def test_a_stream_shows_real_previews_before_the_end(server: Server) -> None:

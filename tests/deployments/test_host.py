@@ -12,8 +12,14 @@ from PIL import Image
 
 from deployments.config import ModelConfig
 from deployments.errors import AtelierError, Cancelled, NumericalFailure
-from deployments.host import ModelHost
-from deployments.types import GenerationRequest, GenerationResult, Progress, SamplingParams
+from deployments.host import NEWS_SECONDS, ModelHost
+from deployments.types import (
+    GenerationRequest,
+    GenerationResult,
+    Latents,
+    Progress,
+    SamplingParams,
+)
 
 
 @pytest.fixture
@@ -51,6 +57,26 @@ async def test_generate_tells_progress_and_then_the_result(host: ModelHost) -> N
     image = Image.open(io.BytesIO(picture.data))
     assert (image.format, image.size, picture.seed) == ("PNG", (64, 48), 1)
     assert result.model == "fake-model"
+
+
+async def test_news_of_steps_come_no_more_often_than_is_worth_telling(host: ModelHost) -> None:
+    news = [item async for item in host.generate("r", request(steps=40))]
+    assert 2 <= len(news) <= 1 + 40 * 0.03 / NEWS_SECONDS
+
+
+async def test_latents_are_told_with_their_size(host: ModelHost) -> None:
+    asked = request(latents=Latents(num_images=1, width=64, height=48), gives_latents=True)
+    *_, result = [item async for item in host.generate("r", asked)]
+    assert isinstance(result, GenerationResult)
+    assert result.images == ()
+    told = result.latents
+    assert told is not None
+    assert (told.num_images, told.width, told.height, told.family) == (1, 64, 48, "fake")
+    assert told.value.shape == (1, 3, 6, 8)
+    assert told.num_bytes == told.value.nbytes
+    [decoded] = [i async for i in host.generate("d", request("", latents=told, task="decode"))]
+    assert isinstance(decoded, GenerationResult)
+    assert (decoded.images[0].width, decoded.images[0].height) == (64, 48)
 
 
 async def test_every_preview_is_told(host: ModelHost) -> None:
@@ -93,6 +119,7 @@ async def test_the_card_tells_family_and_configuration(host: ModelHost) -> None:
     card = await host.card()
     assert (card.id, card.aliases, card.weights) == ("fake-model", ("alias",), ("ann",))
     assert (card.max_ongoing_requests, card.device) == (7, "cpu")
+    assert card.has_latents
 
 
 async def test_a_host_whose_engine_ended_is_not_healthy(host: ModelHost) -> None:

@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from deployments.sketch.captions import PROMPTS, captions
 from deployments.sketch.modules import stable_diffusion
 from deployments.sketch.tokenizer import learn_merges, learn_tokenizer
-from deployments.sketch.untrained import PERSONAL, PIPELINES, USERS, WEIGHTS, write_weights
+from deployments.sketch.untrained import (
+    EDITOR,
+    PERSONAL,
+    PIPELINES,
+    USERS,
+    WEIGHTS,
+    write_weights,
+)
 
 
 def test_learn_merges_joins_the_commonest_pair_first() -> None:
@@ -62,7 +69,7 @@ def test_write_weights_twice_writes_the_same_files(
     one, two = (_files(tmp_path / run) for run in ("one", "two"))
     assert one == two
     folders = {Path(name).parts[0] for name in one}
-    assert folders == {"sd15-dreambooth", *USERS}
+    assert folders == {"sd15-dreambooth", EDITOR[0], *USERS}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -79,6 +86,37 @@ def test_committed_pipelines_draw_with_contrast(name: str) -> None:
     assert np.isfinite(one).all()
     assert one.std() > 0.15
     assert np.abs(one - other).mean() > 0.1
+
+
+def test_committed_editor_draws_with_contrast_and_by_its_words() -> None:
+    name, _, call = EDITOR
+    pipeline = DiffusionPipeline.from_pretrained(
+        WEIGHTS / name,
+        use_safetensors=True,
+        local_files_only=True,
+        dtype=torch.float32,
+        processor=None,
+    )
+    assert isinstance(pipeline, QwenImageEditPlusPipeline)
+    parts = {key: part for key, part in pipeline.components.items() if key != "processor"}
+    drawing = QwenImagePipeline(**parts)
+    drawing.set_progress_bar_config(disable=True)
+    options = {**call, "width": 128, "height": 128, "output_type": "np", "negative_prompt": " "}
+    circle, again, lake = (
+        drawing(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
+        for prompt, seed in (("a red circle", 1), ("a red circle", 2), ("a lake at night", 1))
+    )
+    assert np.isfinite(circle).all()
+    assert circle.std() > 0.15
+    assert np.abs(circle - again).mean() > 0.1
+    assert np.abs(circle - lake).mean() > 0.02
+
+
+def test_committed_editor_is_small() -> None:
+    files = [file for file in (WEIGHTS / EDITOR[0]).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 25_000_000
+    weights = [load_file(file) for file in files if file.suffix == ".safetensors"]
+    assert all(v.dtype == torch.float16 for tensors in weights for v in tensors.values())
 
 
 @pytest.mark.parametrize("user", USERS)

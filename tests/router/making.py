@@ -8,12 +8,17 @@ from dataclasses import dataclass
 
 from router.dispatch import Dispatcher
 from router.events import EventHub
+from router.files import Files
 from router.follow import Follower
 from router.models import Models
+from router.personal_models import PersonalModels
 from router.service import GenerationService
+from router.store.files import FileStore
 from router.store.images import ImageStore, MemoryImageStore
 from router.store.jobs import JobStore
+from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
+from router.store.personal_models import MemoryPersonalModelStore
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Inside:
     dispatcher: Dispatcher
     jobs: JobStore
     images: ImageStore
+    files: Files
 
 
 @asynccontextmanager
@@ -30,6 +36,7 @@ async def running(
     *,
     jobs: JobStore | None = None,
     images: ImageStore | None = None,
+    file_rows: FileStore | None = None,
     lease_seconds: float = 10.0,
     jobs_per_replica: int | None = None,
     max_queued_jobs: int = 1000,
@@ -37,11 +44,14 @@ async def running(
     """A service whose dispatcher runs, as long as the context is open."""
     jobs = jobs or MemoryJobStore()
     images = images or MemoryImageStore()
+    files = Files(files=file_rows or MemoryFileStore(), images=images)
+    personal = PersonalModels(store=MemoryPersonalModelStore(), images=images, models=models)
     events = EventHub()
     dispatcher = Dispatcher(
         models=models,
         jobs=jobs,
         images=images,
+        files=files,
         events=events,
         lease_seconds=lease_seconds,
         jobs_per_replica=jobs_per_replica,
@@ -50,6 +60,8 @@ async def running(
         models=models,
         jobs=jobs,
         images=images,
+        files=files,
+        personal=personal,
         dispatcher=dispatcher,
         events=events,
         max_queued_jobs=max_queued_jobs,
@@ -59,7 +71,7 @@ async def running(
     dispatcher.start()
     follower.start()
     try:
-        yield Inside(service, dispatcher, jobs, images)
+        yield Inside(service, dispatcher, jobs, images, files)
     finally:
         await follower.stop()
         await dispatcher.stop()

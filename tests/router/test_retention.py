@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from deployments.errors import StorageFailure
 from deployments.types import GenerationRequest
 from router.job import Job, StoredRequest, input_key, new_job, output_key
-from router.retention import Retention
+from router.retention import BATCH, Retention
+from router.store.files import StoredFile
 from router.store.images import MemoryImageStore
 from router.store.jobs import Outcome
+from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
 from tests.router.store.conftest import Clock
 from tests.router.store.making import completed
@@ -24,9 +27,10 @@ class House:
         self.clock = Clock()
         self.jobs = MemoryJobStore(clock=self.clock)
         self.images = MemoryImageStore(clock=self.clock)
+        self.files = MemoryFileStore()
 
     def retention(self, **settings: float | None) -> Retention:
-        return Retention(self.jobs, self.images, clock=self.clock, **settings)  # type: ignore[arg-type]
+        return Retention(self.jobs, self.images, self.files, clock=self.clock, **settings)  # type: ignore[arg-type]
 
     async def queue(self, job_id: str, *, inputs: tuple[bytes, ...] = ()) -> Job:
         keys = tuple(input_key(data) for data in inputs)
@@ -43,6 +47,17 @@ class House:
         outcome: Outcome = completed(taken.job, num_bytes=SIZE)
         await self.images.put(outcome.images[0].key, bytes(SIZE))
         return await self.jobs.finish(job_id, taken.token, outcome)
+
+    def file(self, **fields: Any) -> StoredFile:
+        given = {"owner": "o", "kind": "input", "subfolder": "", "num_bytes": 1, **fields}
+        return StoredFile(created_at=self.clock.now, **given)
+
+    async def upload(self, data: bytes, *, kind: str = "input") -> StoredFile:
+        """A file of no job, named after its content."""
+        file = self.file(name=data.decode(), key=input_key(data), kind=kind)
+        await self.images.put(file.key, data)
+        await self.files.add(file)
+        return file
 
     async def kept(self) -> set[str]:
         return {kept.key async for kept in self.images.list()}
@@ -161,9 +176,90 @@ async def test_run_when_a_store_fails_goes_on() -> None:
 
     thrice = asyncio.Event()
     jobs = Broken()
-    task = asyncio.create_task(Retention(jobs, MemoryImageStore(), max_age_seconds=1).run(0.001))
+    task = asyncio.create_task(
+        Retention(jobs, MemoryImageStore(), MemoryFileStore(), max_age_seconds=1).run(0.001)
+    )
     await asyncio.wait_for(thrice.wait(), 5)
     task.cancel()
     await asyncio.wait([task])
 
     assert task.cancelled()
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+async def test_sweep_when_a_job_goes_takes_what_it_saved_along() -> None:
+    house = House()
+    for name in ("old", "young"):
+        job = await house.end(name)
+        for key, kind in ((f"{name}/image_3.png", "output"), (f"{name}/temp_1.png", "temp")):
+            await house.images.put(key, b"saved")
+            await house.files.add(house.file(name=key, key=key, kind=kind, job_id=job.id))
+        house.clock.now += 5000
+    await house.images.put("old/temp_7.png", b"left by a worker that died")
+
+    assert await house.retention(max_age_seconds=6000).sweep() == 1
+
+    assert [file.key for file in await house.files.of_job("old")] == []
+    assert len(await house.files.of_job("young")) == 2
+    kept = {"young/image_1.png", "young/image_3.png", "young/temp_1.png"}
+    assert await house.kept() == kept
+
+
+async def test_sweep_when_a_job_named_anothers_bytes_leaves_them() -> None:
+    house = House()
+    await house.end("old")
+    upload = await house.upload(b"1")
+    await house.files.add(house.file(name="b", key=upload.key, job_id="old"))
+    house.clock.now += 5000
+
+    assert await house.retention(max_age_seconds=4000, grace_seconds=9000).sweep() == 1
+
+    assert await house.kept() == {upload.key}
+
+
+async def test_sweep_when_uploads_are_old_removes_those_that_no_job_needs() -> None:
+    house = House()
+    old = await house.upload(b"old")
+    needed = await house.upload(b"needed")
+    house.clock.now += 5000
+    await house.queue("waiting", inputs=(b"needed",))
+    young = await house.upload(b"young")
+    await house.upload(b"document", kind="userdata")
+    house.clock.now += 5000
+
+    await house.retention(max_age_seconds=6000).sweep()
+
+    left = [file.name for file in await house.files.list(owner="o", kind="input")]
+    assert left == ["needed", "young"]
+    documents = await house.files.list(owner="o", kind="userdata")
+    assert await house.kept() == {needed.key, young.key, documents[0].key}
+    assert old.key not in await house.kept()
+
+
+async def test_sweep_when_more_uploads_are_needed_than_are_looked_at_at_once() -> None:
+    house = House()
+    inputs = tuple(b"%d" % k for k in range(BATCH + 5))
+    for data in inputs:
+        house.clock.now += 1
+        await house.upload(data)
+    await house.queue("waiting", inputs=inputs)
+    await house.upload(b"unneeded")
+    house.clock.now += 9000
+
+    await house.retention(max_age_seconds=6000).sweep()
+
+    left = await house.files.list(owner="o", kind="input")
+    assert len(left) == len(inputs)
+
+
+async def test_sweep_when_a_file_names_an_input_keeps_it() -> None:
+    house = House()
+    upload = await house.upload(b"1")
+    await house.end("ended", inputs=(b"1", b"2"))
+    house.clock.now += 1e9
+
+    assert await house.retention(max_total_bytes=0).sweep() == 1
+
+    assert await house.kept() == {upload.key}

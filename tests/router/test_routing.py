@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from deployments.errors import InvalidRequest, ModelNotReady, UnknownModel
-from deployments.types import GenerationRequest, Load, SamplingParams
+from deployments.types import GenerationRequest, Latents, Load, PromptPart, SamplingParams
 from router.fake_models import fake_card
 from router.models import ModelStatus
 from router.routing import admit, choose, resolve
@@ -92,3 +95,97 @@ def test_admit_refuses_unknown_weights_naming_the_known() -> None:
     card = fake_card(weights=("ann", "default"))
     with pytest.raises(InvalidRequest, match="unknown weights 'bob'; known: ann, default"):
         admit(card, GenerationRequest(prompt="a star", weights="bob"))
+
+
+ZEROS = Latents(num_images=3, width=96, height=128)
+SOME = Latents(num_images=2, width=96, height=128, value=object(), family="fake")
+
+
+@pytest.mark.parametrize("latents", [ZEROS, SOME], ids=["zeros", "some"])
+def test_admit_takes_size_and_number_from_latents(latents: Latents) -> None:
+    asked = GenerationRequest(prompt="a star", latents=latents, params=SamplingParams(width=512))
+    params = admit(fake_card(), asked).params
+    assert (params.width, params.height, params.num_images) == (96, 128, latents.num_images)
+
+
+def test_admit_rounds_zeros() -> None:
+    latents = Latents(num_images=1, width=97, height=131)
+    admitted = admit(fake_card(), GenerationRequest(prompt="a star", latents=latents))
+    assert admitted.latents is not None
+    assert (admitted.latents.width, admitted.latents.height) == (96, 128)
+    assert (admitted.params.width, admitted.params.height) == (96, 128)
+
+
+def test_admit_counts_the_pictures_to_encode() -> None:
+    asked = GenerationRequest(prompt="", task="encode", images=(b"x",) * 20)
+    admitted = admit(fake_card(), asked)
+    assert admitted.params.num_images == 20
+    assert admitted.gives_latents
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        GenerationRequest(prompt="", task="decode", latents=SOME),
+        GenerationRequest(prompt="", parts=(PromptPart(text=""),)),
+    ],
+    ids=["decode", "parts"],
+)
+def test_admit_wants_no_prompt_where_none_is_needed(asked: GenerationRequest) -> None:
+    assert admit(fake_card(), asked).prompt == ""
+
+
+def test_admit_bounds_the_steps_walked_and_the_schedule() -> None:
+    part = SamplingParams(num_inference_steps=2000, first_step=1900)
+    assert admit(
+        fake_card(),
+        GenerationRequest(prompt="", parts=(PromptPart(text="a"),), params=part, latents=SOME),
+    )
+    for params, message in (
+        (replace(part, first_step=1800), "number of steps 200 is out of range"),
+        (replace(part, num_inference_steps=10_001), "10001 is out of range; accepted: 1 to 10000"),
+        (replace(part, first_step=-1), "count from 0"),
+        (replace(part, last_step=-1), "count from 0"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            admit(fake_card(), GenerationRequest(prompt="a", params=params, latents=SOME))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"latents": replace(SOME, family="sdxl")}, "of family 'sdxl' do not fit 'sdxl-turbo'"),
+        ({"task": "encode"}, "input images, one or more"),
+        ({"task": "encode", "images": (b"x",), "latents": SOME}, "input images"),
+        ({"task": "decode"}, "no latents to decode"),
+        ({"params": SamplingParams(first_step=1)}, "only latents are drawn in part"),
+        ({"params": SamplingParams(last_step=1)}, "only latents are drawn in part"),
+        ({"latents": Latents(num_images=0, width=64, height=64)}, "num_images 0 is out of range"),
+        ({"latents": replace(SOME, width=4096)}, "width 4096 is out of range"),
+    ],
+    ids=["family", "nothing", "both", "decode", "first", "last", "number", "size"],
+)
+def test_admit_refuses_latents_that_make_no_sense(fields: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        admit(fake_card(), GenerationRequest(prompt="a star", **fields))
+
+
+def test_admit_refuses_latents_where_a_model_has_none() -> None:
+    with pytest.raises(InvalidRequest, match="neither takes nor gives latents"):
+        admit(fake_card(has_latents=False), GenerationRequest(prompt="a", gives_latents=True))
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        pytest.param({}, 4.0, id="the model's"),
+        pytest.param({"true_cfg_scale": 2.0}, 2.0, id="the caller's"),
+        pytest.param({"guidance_scale": 7.0}, None, id="another one is meant"),
+        pytest.param({"guidance_scale": 7.0, "true_cfg_scale": 2.0}, 2.0, id="both"),
+    ],
+)
+def test_admit_fills_in_true_cfg_scale(params: dict[str, float], expected: float | None) -> None:
+    card = fake_card("small")
+    card = replace(card, defaults=replace(card.defaults, true_cfg_scale=4.0))
+    asked = GenerationRequest(prompt="a lake", params=SamplingParams(**params))
+    assert admit(card, asked).params.true_cfg_scale == expected

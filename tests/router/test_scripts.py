@@ -16,9 +16,11 @@ from deployments.types import GenerationRequest, GenerationResult, Progress, Sam
 from router.dispatch import Dispatcher
 from router.events import EventHub
 from router.fake_models import FakeModels, fake_card
+from router.files import Files
 from router.job import JobStatus
 from router.scripts import SCRIPTS, find_script, width_of
 from router.store.images import MemoryImageStore
+from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
 from tests.router.making import Inside, running
 
@@ -199,7 +201,10 @@ async def test_interrupted_job_whose_worker_died_is_not_begun_again() -> None:
     jobs = MemoryJobStore()
     models = FakeModels(fake_card())
     images = MemoryImageStore()
-    service_side = Dispatcher(models=models, jobs=jobs, images=images, events=EventHub())
+    files = Files(files=MemoryFileStore(), images=images)
+    service_side = Dispatcher(
+        models=models, jobs=jobs, images=images, files=files, events=EventHub()
+    )
     async with running(models, jobs=jobs, images=images, jobs_per_replica=1) as inside:
         await inside.dispatcher.stop()
         job = await inside.service.submit(request(1), **ASKED)

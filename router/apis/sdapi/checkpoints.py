@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from deployments.errors import InvalidRequest
-from deployments.types import ModelCard
+from deployments.types import Mode, ModelCard
+
+#: What a checkpoint can do at least one of.
+DRAWING: Final[frozenset[Mode]] = frozenset(
+    {"text-to-image", "image-to-image", "inpainting", "edit"}
+)
+
+
+def checkpoints(cards: Iterable[ModelCard]) -> tuple[ModelCard, ...]:
+    """The models that draw; upscalers and those that describe pictures are no checkpoints."""
+    return tuple(card for card in cards if not DRAWING.isdisjoint(card.modes))
 
 
 def sha256_of(model: str) -> str:
@@ -26,6 +36,11 @@ def hash_of(model: str) -> str:
 def title_of(model: str) -> str:
     """``name.safetensors [0123456789]``."""
     return f"{model}.safetensors [{hash_of(model)}]"
+
+
+def short_title_of(model: str) -> str:
+    """``name [0123456789]``."""
+    return f"{model} [{hash_of(model)}]"
 
 
 def find_checkpoint(cards: Iterable[ModelCard], name: str) -> ModelCard:
@@ -57,4 +72,5 @@ def _names(card: ModelCard) -> frozenset[str]:
     bare = (card.id, *card.aliases)
     files = tuple(f"{name}.safetensors" for name in bare)
     hashes = (hash_of(card.id), sha256_of(card.id), sha256_of(card.id)[:8])
-    return frozenset(name.lower() for name in (*bare, *files, *hashes, title_of(card.id)))
+    titles = (title_of(card.id), short_title_of(card.id))
+    return frozenset(name.lower() for name in (*bare, *files, *hashes, *titles))

@@ -14,6 +14,7 @@ from router.apis.sdapi.bodies import (
     read_object,
     read_query,
 )
+from router.apis.sdapi.checkpoints import checkpoints
 from router.apis.sdapi.drawing import API
 from router.apis.sdapi.options import (
     parse_changes,
@@ -37,11 +38,12 @@ class Control:
     async def options(self, request: Request) -> Any:
         """All options, as this owner set them."""
         kept = await self._options.get(owner=owner_of(request), api=API)
-        return render_options(kept, self._service.cards())
+        return render_options(kept, checkpoints(self._service.cards()))
 
     async def set_options(self, request: Request) -> Any:
         """Set some of them, or all."""
-        changes = parse_changes(await read_object(request), self._service.cards())
+        cards = checkpoints(self._service.cards())
+        changes = parse_changes(await read_object(request), cards)
         await self._options.update(changes, owner=owner_of(request), api=API)
 
     async def progress(self, request: Request) -> Any:

@@ -25,6 +25,8 @@ from router.apis.sdapi.bodies import (
     TextToImage,
     read_body,
 )
+from router.apis.sdapi.checkpoints import checkpoints
+from router.apis.sdapi.describers import find_describer
 from router.apis.sdapi.infotext import fields_of, parse_infotext, read_infotext
 from router.apis.sdapi.inputs import (
     check_picture,
@@ -37,6 +39,7 @@ from router.apis.sdapi.options import (
     DEFAULT_MODEL,
     checkpoint_of,
     override,
+    parse_overrides,
 )
 from router.apis.sdapi.parse import Setting, round_size, sampling_of, settle
 from router.apis.sdapi.prompts import Styles
@@ -120,12 +123,20 @@ class Drawing:
         return {"info": info, "items": items, "parameters": parse_infotext(info)}
 
     async def interrogate(self, request: Request) -> Any:
-        """Words for a picture: no hosted model finds any."""
+        """Words for a picture, from a hosted model that describes."""
         body = await read_body(request, Interrogate)
         if not body.image:
             raise NotFound("Image not found", param="image")
-        await self._load(body.image, "image")
-        raise NotFound("Model not found", param="model")
+        data = await self._load(body.image, "image")
+        model = find_describer(body.model, self._service.cards())
+        job = await self._service.run(
+            GenerationRequest(prompt="", model=model, images=(data,), task="describe"),
+            api=API,
+            owner=owner_of(request),
+            idempotency=await idempotency_of(request),
+            is_disconnected=request.is_disconnected,
+        )
+        return {"caption": job.result.get("text", "")}
 
     async def _draw(
         self, request: Request, body: Generation, images: tuple[bytes, ...], mask: bytes | None
@@ -134,8 +145,11 @@ class Drawing:
         setting = await self._setting(owner, body, images)
         if isinstance(body, ImageToImage):
             _check_drawn(body, setting)
-        call = Call(body=settle(body), setting=setting, images=images, mask=mask)
+        call = Call(body=settle(body), asked=body, setting=setting, images=images, mask=mask)
         plan = await asyncio.to_thread(make_plan, call)
+        if not body.override_settings_restore_afterwards:
+            kept = parse_overrides(body.override_settings, setting.cards)
+            await self._options.update(kept, owner=owner, api=API)
         details = {
             "task_id": body.force_task_id,
             "script": plan.script,
@@ -154,7 +168,6 @@ class Drawing:
             job,
             await self._service.images(job),
             body=body,
-            card=setting.card,
             sampling=sampling_of(body, setting),
             layout=plan.layout,
         )
@@ -162,7 +175,7 @@ class Drawing:
     async def _setting(self, owner: str, body: Generation, images: tuple[bytes, ...]) -> Setting:
         """The options in force, and the model that they name for what is asked."""
         kept = await self._options.get(owner=owner, api=API)
-        cards = self._service.cards()
+        cards = checkpoints(self._service.cards())
         options = override(kept, body.override_settings, cards)
         draft = GenerationRequest(
             prompt=body.prompt,
@@ -171,7 +184,7 @@ class Drawing:
             mask=images[0] if images and isinstance(body, ImageToImage) and body.mask else None,
         )
         card = self._service.choose(draft, prefer=(DEFAULT_MODEL,))
-        return Setting(card=card, options=options, styles=self._styles)
+        return Setting(card=card, options=options, styles=self._styles, cards=cards)
 
     async def _upscale(self, request: Request, body: Extras, texts: list[str]) -> list[str]:
         options = override(await self._options.get(owner=owner_of(request), api=API), {}, ())

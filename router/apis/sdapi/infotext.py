@@ -75,6 +75,7 @@ _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "Sigma tmin": ("s_tmin", float),
     "Sigma tmax": ("s_tmax", float),
     "Sigma noise": ("s_noise", float),
+    "NGMS": ("s_min_uncond", float),
     "Tiling": ("tiling", bool),
     "Hires upscale": ("hr_scale", float),
     "Hires steps": ("hr_second_pass_steps", int),
@@ -85,6 +86,8 @@ _FIELDS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
     "Hires schedule type": ("hr_scheduler", str),
     "Hires prompt": ("hr_prompt", str),
     "Hires negative prompt": ("hr_negative_prompt", str),
+    "Refiner": ("refiner_checkpoint", str),
+    "Refiner switch at": ("refiner_switch_at", float),
 }
 _EXIF_IFD: Final = 0x8769
 _USER_COMMENT: Final = 0x9286

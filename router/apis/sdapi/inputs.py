@@ -193,7 +193,7 @@ def _open_mask(data: bytes, body: ImageToImage) -> Image.Image:
     except _UNREADABLE:
         raise _invalid("mask") from None
     if body.mask_round:
-        mask = mask.point(lambda value: 255 if value > 127 else 0)
+        mask = mask.point(lambda value: 255 if value > 128 else 0)
     if body.inpainting_mask_invert:
         mask = ImageOps.invert(mask)
     return mask.filter(ImageFilter.GaussianBlur(body.blur)) if any(body.blur) else mask

@@ -22,6 +22,20 @@ FORMATS: Final[Mapping[str, OutputFormat]] = {
     "jpeg": "jpeg",
     "webp": "webp",
 }
+#: What numbers may be, of options and of requests: generous, but none that draws noise.
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "cfg_scale": (-1000, 1000),
+    "eta": (0, 1),
+    "eta_ddim": (0, 1),
+    "eta_ancestral": (0, 1),
+    "s_churn": (0, 1000),
+    "s_tmin": (0, 1e6),
+    "s_tmax": (0, 1e6),
+    "s_noise": (0, 10),
+    "s_min_uncond": (0, 1e6),
+    "CLIP_stop_at_last_layers": (0, 12),
+    "initial_noise_multiplier": (0, 10),
+}
 CHECKPOINT: Final = "sd_model_checkpoint"
 CHECKPOINT_HASH: Final = "sd_checkpoint_hash"
 #: Options that mean something here, or that clients look for, with A1111's defaults. Others are
@@ -45,6 +59,7 @@ DEFAULTS: Final[Options] = {
     "s_tmin": 0.0,
     "s_tmax": 0.0,
     "s_noise": 1.0,
+    "s_min_uncond": 0.0,
     "send_seed": True,
     "send_size": True,
     "show_progress_every_n_steps": 2,
@@ -84,7 +99,7 @@ def checkpoint_of(options: Options, cards: Sequence[ModelCard]) -> str | None:
 def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
     """What ``POST options`` sets; null is the default again. Raises ``InvalidRequest`` before
     anything is set."""
-    parsed = {name: _cast(name, value) for name, value in changes.items()}
+    parsed = {name: _parsed(name, value) for name, value in changes.items()}
     parsed.pop(CHECKPOINT_HASH, None)
     if parsed.get(CHECKPOINT) is not None:
         parsed[CHECKPOINT] = title_of(_checkpoint(parsed[CHECKPOINT], cards).id)
@@ -96,10 +111,15 @@ def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any
 
 
 def override(options: Options, overrides: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
-    """The options of one call. Names that mean nothing are dropped; an unknown checkpoint, or a
-    value of the wrong kind, raises ``InvalidRequest``."""
+    """The options of one call; see ``parse_overrides`` for errors."""
+    return {**DEFAULTS, **_set(options), **parse_overrides(overrides, cards)}
+
+
+def parse_overrides(overrides: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+    """What one call sets otherwise. Names that mean nothing are dropped; an unknown checkpoint, or
+    a value of the wrong kind, raises ``InvalidRequest``."""
     known = {
-        name: _cast(name, value)
+        name: _parsed(name, value)
         for name, value in overrides.items()
         if value is not None and (name in DEFAULTS or name == CHECKPOINT)
     }
@@ -107,18 +127,21 @@ def override(options: Options, overrides: Options, cards: Sequence[ModelCard]) -
         del known[CHECKPOINT]
     if CHECKPOINT in known:
         known[CHECKPOINT] = title_of(_checkpoint(known[CHECKPOINT], cards).id)
-    return {**DEFAULTS, **_set(options), **known}
+    return known
 
 
 def output_format(options: Options) -> OutputFormat:
-    """``samples_format``. Raises ``InvalidRequest``."""
-    name = str(options["samples_format"]).lower()
-    if name not in FORMATS:
+    """``samples_format``; one that an older release kept and that is unknown is png."""
+    return FORMATS.get(str(options["samples_format"]).lower(), "png")
+
+
+def check_range(name: str, value: float) -> None:
+    """Raise ``InvalidRequest`` for a number beyond its range, if it has one."""
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if not (math.isfinite(value) and low <= value <= high):
         raise InvalidRequest(
-            f"samples_format {name!r:.50} is unknown; known: {', '.join(FORMATS)}",
-            param="samples_format",
+            f"{name} {value} is out of range; accepted: {low:g} to {high:g}", param=name
         )
-    return FORMATS[name]
 
 
 def _set(options: Options) -> dict[str, Any]:
@@ -130,6 +153,18 @@ def _checkpoint(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
     if not isinstance(name, str):
         raise InvalidRequest(f"{CHECKPOINT} must be text, got {name!r:.100}", param=CHECKPOINT)
     return find_checkpoint(cards, name)
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """The value of an option. Raises ``InvalidRequest`` for one of the wrong kind or range."""
+    value = _cast(name, value)
+    if name in RANGES and value is not None:
+        check_range(name, value)
+    if name == "samples_format" and value is not None and value.lower() not in FORMATS:
+        raise InvalidRequest(
+            f"{name} {value!r:.50} is unknown; known: {', '.join(FORMATS)}", param=name
+        )
+    return value
 
 
 def _cast(name: str, value: Any) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,36 +18,32 @@ from router.apis.sdapi.bodies import Generation, ImageToImage, TextToImage
 from router.apis.sdapi.checkpoints import hash_of
 from router.apis.sdapi.infotext import KEYWORD, VERSION, write_infotext
 from router.apis.sdapi.inputs import Inputs
-from router.apis.sdapi.options import Options, output_format
+from router.apis.sdapi.limits import MAX_PICTURES, check_length
+from router.apis.sdapi.options import Options, check_range, output_format
 from router.apis.sdapi.prompts import Styles, with_styles, without_tags
+from router.apis.sdapi.refiner import refiner_pairs
 from router.apis.sdapi.samplers import Sampling, find_sampling
 from router.apis.sdapi.second_pass import check_side, parse_second_pass, second_pass_pairs
-from router.service import MAX_PROMPT_LENGTH
 
-#: The most pictures of one call.
-MAX_PICTURES: Final = 256
 #: The most previews of one request.
 MAX_PREVIEWS: Final = 10
-#: What numbers may be that options and overrides give, too: generous, but none that draws noise.
-_RANGES: Final[Mapping[str, tuple[float, float]]] = {
-    "cfg_scale": (-1000, 1000),
-    "eta": (0, 1),
-    "s_churn": (0, 1000),
-    "s_tmin": (0, 1e6),
-    "s_tmax": (0, 1e6),
-    "s_noise": (0, 10),
-    "CLIP_stop_at_last_layers": (0, 12),
-    "initial_noise_multiplier": (0, 10),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a call's fields are read against: the model, the options in force, known styles."""
+    """What a call's fields are read against.
+
+    Attributes:
+        card: the model.
+        options: those in force.
+        styles: the known ones, by name.
+        cards: every model that the call may name.
+    """
 
     card: ModelCard
     options: Options
     styles: Styles
+    cards: tuple[ModelCard, ...] = ()
 
 
 def settle(body: Generation) -> Generation:
@@ -61,12 +56,6 @@ def settle(body: Generation) -> Generation:
         )
     for name in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
         check_length(name, len(getattr(body, name, "")))
-    if body.s_min_uncond:
-        raise UnsupportedField("s_min_uncond is not supported by this server", param="s_min_uncond")
-    if body.refiner_checkpoint not in (None, "", "None") and body.refiner_switch_at:
-        raise UnsupportedField(
-            "refiner_checkpoint is not supported by this server", param="refiner_checkpoint"
-        )
     if body.firstpass_image:
         raise UnsupportedField(
             "firstpass_image is not supported by this server; img2img takes pictures",
@@ -82,6 +71,7 @@ def parse_requests(
     """The requests of a settled body: one for each iteration, or for each picture where the
     pictures of an iteration differ in more than the seed."""
     inputs = inputs or Inputs()
+    body = _with_styles(body, setting)
     base = _base(body, setting, inputs)
     is_varied = body.subseed_strength > 0
     is_single = is_varied or len(inputs.images) > 1
@@ -103,14 +93,6 @@ def parse_requests(
     return requests
 
 
-def check_length(param: str, length: int) -> None:
-    """Raise ``InvalidRequest`` for a prompt that is too long."""
-    if length > MAX_PROMPT_LENGTH:
-        raise InvalidRequest(
-            f"{param} has {length} characters; accepted: at most {MAX_PROMPT_LENGTH}", param=param
-        )
-
-
 def round_size(card: ModelCard, width: int, height: int) -> tuple[int, int]:
     """The size that the model draws for this one; its limits are checked with the request."""
     each = card.size_multiple
@@ -118,21 +100,22 @@ def round_size(card: ModelCard, width: int, height: int) -> tuple[int, int]:
 
 
 def sampling_of(body: Generation, setting: Setting) -> Sampling:
-    """The sampler and schedule type that the body asks for."""
-    named = body.names_sampler
-    return find_sampling(body.sampler, body.scheduler, setting.card, is_named=named)
+    """The sampler and schedule type that the body asks for, and its eta where that is 0."""
+    named, card = body.names_sampler, setting.card
+    sampling = find_sampling(body.sampler, body.scheduler, card, is_named=named)
+    eta = setting.options["eta_ancestral"] if body.eta is None else body.eta
+    return sampling.plain(card) if eta == 0 else sampling
 
 
 def _base(body: Generation, setting: Setting, inputs: Inputs) -> GenerationRequest:
     """What all requests of a body share."""
-    prompt, negative = _prompts(body, setting)
     options = setting.options
     steps = body.steps
     shown = int(options["show_progress_every_n_steps"])
     has_previews = options["live_previews_enable"] and shown > 0
     return GenerationRequest(
-        prompt=without_tags(prompt, is_disabled=body.disable_extra_networks),
-        negative_prompt=negative,
+        prompt=without_tags(body.prompt, is_disabled=body.disable_extra_networks),
+        negative_prompt=body.negative_prompt,
         model=setting.card.id,
         images=inputs.images,
         mask=inputs.mask,
@@ -155,22 +138,15 @@ def _params(body: Generation, setting: Setting) -> SamplingParams:
     has_true_cfg = card.defaults.true_cfg_scale is not None
     given = {
         name: getattr(body, name) if getattr(body, name) is not None else options[name]
-        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")
+        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond")
     }
     is_over = isinstance(body, ImageToImage)
     multiplier = body.initial_noise_multiplier if isinstance(body, ImageToImage) else None
     multiplier = multiplier if multiplier is not None else options["initial_noise_multiplier"]
     eta = body.eta if body.eta is not None else options["eta_ddim"]
-    clip_skip = options["CLIP_stop_at_last_layers"]
-    _check_ranges(
-        given
-        | {
-            "cfg_scale": body.cfg_scale,
-            "eta": eta,
-            "CLIP_stop_at_last_layers": clip_skip,
-            "initial_noise_multiplier": multiplier,
-        }
-    )
+    numbers = {"cfg_scale": body.cfg_scale, "eta": eta, "initial_noise_multiplier": multiplier}
+    for name, number in (given | numbers).items():
+        check_range(name, number)
     has_resized_seed = body.seed_resize_from_w > 0 and body.seed_resize_from_h > 0
     for name in ("seed_resize_from_w", "seed_resize_from_h"):
         check_side(card, name, getattr(body, name), lowest=-1)
@@ -187,23 +163,15 @@ def _params(body: Generation, setting: Setting) -> SamplingParams:
         variation_strength=body.subseed_strength,
         seed_width=body.seed_resize_from_w if has_resized_seed else None,
         seed_height=body.seed_resize_from_h if has_resized_seed else None,
-        clip_skip=max(1, int(clip_skip)),
+        clip_skip=max(1, options["CLIP_stop_at_last_layers"]),
         tiling=bool(options["tiling"] if body.tiling is None else body.tiling),
         s_churn=given["s_churn"],
         s_tmin=given["s_tmin"],
         s_tmax=given["s_tmax"] or None,  # 0 is A1111's infinity
         s_noise=given["s_noise"],
+        min_uncond_sigma=given["s_min_uncond"],
         noise_multiplier=multiplier if is_over else 1.0,
     )
-
-
-def _check_ranges(values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-        low, high = _RANGES[name]
-        if not (math.isfinite(value) and low <= value <= high):
-            raise InvalidRequest(
-                f"{name} {value} is out of range; accepted: {low:g} to {high:g}", param=name
-            )
 
 
 def first_size(body: Generation) -> tuple[int, int]:
@@ -215,13 +183,18 @@ def first_size(body: Generation) -> tuple[int, int]:
     return first
 
 
-def _prompts(body: Generation, setting: Setting) -> tuple[str, str]:
-    """Both prompts with the styles; styles that are unknown say nothing, as in A1111."""
+def _with_styles(body: Generation, setting: Setting) -> Generation:
+    """The body with the styles in its prompts, those of a second pass where it has its own; styles
+    that are unknown say nothing, as in A1111."""
     styles = [setting.styles[name] for name in body.styles or () if name in setting.styles]
-    return (
-        _styled("prompt", body.prompt, [style.prompt for style in styles]),
-        _styled("negative_prompt", body.negative_prompt, [s.negative_prompt for s in styles]),
-    )
+    names = ["prompt", "negative_prompt"]
+    if isinstance(body, TextToImage):
+        names += [name for name in ("hr_prompt", "hr_negative_prompt") if getattr(body, name)]
+    styled = {}
+    for name in names:
+        words = [getattr(style, name.removeprefix("hr_")) for style in styles]
+        styled[name] = _styled(name, getattr(body, name), words)
+    return body.model_copy(update=styled)
 
 
 def _styled(param: str, text: str, styles: Sequence[str]) -> str:
@@ -235,9 +208,8 @@ def _texts(
     body: Generation, setting: Setting, request: GenerationRequest, offset: int
 ) -> tuple[tuple[str, str], ...]:
     """What the file of a request's picture says of it."""
-    prompt, negative = _prompts(body, setting)
     pairs = _pairs(body, setting, request, offset)
-    return ((KEYWORD, write_infotext(prompt, negative, pairs)),)
+    return ((KEYWORD, write_infotext(body.prompt, body.negative_prompt, pairs)),)
 
 
 def _pairs(
@@ -267,15 +239,17 @@ def _pairs(
         ),
         ("Denoising strength", strength),
         ("Clip skip", params.clip_skip if params.clip_skip > 1 else None),
-        ("Eta", params.eta or None),
+        ("Eta", 0.0 if sampling.is_plain else params.eta or None),
         ("Sigma churn", params.s_churn or None),
         ("Sigma tmin", params.s_tmin or None),
         ("Sigma tmax", params.s_tmax),
         ("Sigma noise", params.s_noise if params.s_noise != 1 else None),
+        ("NGMS", params.min_uncond_sigma or None),
         ("RNG", "CPU"),
         ("Tiling", True if params.tiling else None),
         *second_pass_pairs(body, request.second_pass),
         *_mask_pairs(body, request),
+        *refiner_pairs(body, setting.card, setting.cards),
         ("Version", VERSION),
     ]
 

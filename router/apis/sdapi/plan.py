@@ -32,9 +32,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The requests of one job, the script that draws them, and the answer's layout."""
+    """The requests of one job, the script that draws them, and the answer's layout.
+
+    Attributes:
+        refiners: what ends the pictures of each request; empty where it is the call's own for all.
+    """
 
     requests: tuple[GenerationRequest, ...]
     script: str = ""
     script_args: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
+    refiners: tuple[Mapping[str, Any] | None, ...] = ()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.types import ModelCard
 from router.apis.sdapi.bodies import Generation, ImageToImage
 from router.apis.sdapi.checkpoints import hash_of
 from router.apis.sdapi.grid import draw_grids, encode
@@ -35,7 +34,6 @@ def render_images(
     files: Sequence[bytes],
     *,
     body: Generation,
-    card: ModelCard,
     sampling: Sampling,
     layout: Layout,
 ) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def render_images(
     singles = list(pictures.values()) if layout.shows_pictures or not grids else []
     told = [planned[place].infotext for place in pictures] if singles else []
     infotexts = [planned[0].infotext] * len(grids) + told
-    info = _info(job, shown, body=body, card=card, sampling=sampling)
+    info = _info(job, shown, body=body, sampling=sampling)
     info |= {"infotexts": infotexts, "index_of_first_image": len(grids)}
     images = [encode_base64(file) for file in (*grids, *singles)] if body.send_images else []
     return {"images": images, "parameters": _echo(body), "info": json.dumps(info)}
@@ -73,10 +71,11 @@ def _planned(job: Job) -> list[Shown]:
 
 
 def _info(
-    job: Job, shown: Sequence[Shown], *, body: Generation, card: ModelCard, sampling: Sampling
+    job: Job, shown: Sequence[Shown], *, body: Generation, sampling: Sampling
 ) -> dict[str, Any]:
+    """What ``info`` tells; the numbers are the first picture's, as in A1111."""
     params = job.requests[0].request.params
-    first = shown[0]
+    first, guidance = shown[0], params.true_cfg_scale
     return {
         "prompt": first.prompt,
         "all_prompts": [picture.prompt for picture in shown],
@@ -90,13 +89,13 @@ def _info(
         "width": job.images[0].width if job.images else params.width,
         "height": job.images[0].height if job.images else params.height,
         "sampler_name": sampling.name,
-        "cfg_scale": body.cfg_scale,
-        "steps": body.steps,
+        "cfg_scale": params.guidance_scale if guidance is None else guidance,
+        "steps": params.num_inference_steps,
         "batch_size": body.batch_size,
         "restore_faces": bool(body.restore_faces),
         "face_restoration_model": None,
-        "sd_model_name": card.id,
-        "sd_model_hash": hash_of(card.id),
+        "sd_model_name": job.model,
+        "sd_model_hash": hash_of(job.model),
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": body.seed_resize_from_w,

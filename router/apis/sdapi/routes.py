@@ -19,7 +19,7 @@ from router.apis.sdapi.bodies import (
     PngInfo,
     TextToImage,
 )
-from router.apis.sdapi.checkpoints import render_checkpoint
+from router.apis.sdapi.checkpoints import checkpoints, render_checkpoint
 from router.apis.sdapi.control import Control
 from router.apis.sdapi.drawing import Drawing, Fetch
 from router.apis.sdapi.errors import render_error
@@ -90,7 +90,7 @@ def _add_lists(router: APIRouter, service: GenerationService, styles: Styles) ->
         router.add_api_route(path, handler, methods=[method], name=path.rpartition("/")[2])
 
     def models() -> list[dict[str, Any]]:
-        return [render_checkpoint(card) for card in service.cards()]
+        return [render_checkpoint(card) for card in checkpoints(service.cards())]
 
     told: Mapping[str, Any] = {
         "sd-models": models,

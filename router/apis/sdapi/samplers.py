@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from deployments.errors import InvalidRequest
@@ -138,6 +138,12 @@ SCHEDULES: Final = (
     Schedule(name="align_your_steps_11", label="Align Your Steps 11", sigmas=None),
     Schedule(name="align_your_steps_32", label="Align Your Steps 32", sigmas=None),
 )
+#: What a scheduler is that adds no noise: its step at an eta of 0 is the other's.
+PLAIN: Final[Mapping[str, str]] = {
+    "Euler a": "Euler",
+    "DPM2 a": "DPM2",
+    "DPM++ 2M SDE": "DPM++ 2M",
+}
 #: How the oldest joined names end, such as k_dpmpp_2m_sde_exp.
 _ENDINGS: Final = (("_ka", " karras"), ("_exp", " exponential"))
 AUTOMATIC: Final = SCHEDULES[0]
@@ -145,12 +151,24 @@ AUTOMATIC: Final = SCHEDULES[0]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """A sampler and a schedule type as the answer names them, and what they are here."""
+    """A sampler and a schedule type as the answer names them, and what they are here.
+
+    Attributes:
+        is_plain: whether it is to add no noise, and so is another scheduler than its name says.
+    """
 
     name: str
     label: str
     scheduler: str | None
     sigmas: str | None
+    is_plain: bool = False
+
+    def plain(self, card: ModelCard) -> Sampling:
+        """This one at an eta of 0, for those that are then another one here."""
+        scheduler = PLAIN.get(self.scheduler or "")
+        if scheduler is None or scheduler not in (card.schedulers or (scheduler,)):
+            return self
+        return replace(self, scheduler=scheduler, is_plain=True)
 
 
 def find_sampling(

@@ -122,11 +122,8 @@ def ask() -> Callable[..., Heard]:
 
 
 def _request(prompt: str, **knobs: Any) -> GenerationRequest:
-    outer = {
-        name: knobs.pop(name)
-        for name in ("weights", "images", "mask", "num_previews", "second_pass")
-        if name in knobs
-    }
+    fields = GenerationRequest.__dataclass_fields__
+    outer = {name: knobs.pop(name) for name in list(knobs) if name in fields}
     known = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 1.0}
     params = SamplingParams(**{"seed": 1, "strength": 0.8, **known, **knobs})
     return GenerationRequest(prompt=prompt, params=params, **outer)

@@ -31,7 +31,7 @@ def state(
     latents: Any = SimpleNamespace(shape=(1, 4, size, size))
     timesteps: Any = range(steps)
     return RequestState(
-        request=unused,
+        request=GenerationRequest(prompt="a cat"),
         index=index,
         weights=unused,
         branches=(None,) * rows,

@@ -6,7 +6,14 @@ import time
 
 import pytest
 
-from deployments.families.prompt import Chunk, parse, plain_chunk, weighted_chunks
+from deployments.families.prompt import (
+    Chunk,
+    comfyui_chunks,
+    parse,
+    parse_comfyui,
+    plain_chunk,
+    weighted_chunks,
+)
 
 
 def spans(prompt: str) -> list[tuple[str, float]]:
@@ -60,6 +67,8 @@ def test_parse_is_quick_whatever_it_is_given(part: str) -> None:
     started = time.monotonic()
     parse(part * (20_000 // len(part)))
     parse("(" * 5_000 + "a" * 10_000 + ")" * 5_000)
+    parse_comfyui(part * (20_000 // len(part)))
+    parse_comfyui("(" * 5_000 + "a" * 10_000 + ")" * 5_000)
     assert time.monotonic() - started < 2
 
 
@@ -94,3 +103,39 @@ def test_chunks_end_at_commas_and_breaks(prompt: str, expected: list[int]) -> No
 def test_plain_chunk_takes_every_character_and_no_more_than_fit() -> None:
     assert read(plain_chunk("(a:2) BREAK", letters, 4)) == "(a:2"
     assert plain_chunk("abc", letters, 2).weights == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
+        ("((red))", [("red", 1.21)]),
+        ("(red: 1.3 )", [("red", 1.3)]),
+        ("((a:1.2) b:1.5)", [("a", 1.2), (" b", 1.5)]),
+        ("(a (b) c:2)", [("a ", 2.0), ("b", 2.2), (" c", 2.0)]),
+        ("(a:b:.5)", [("a:b", 0.5)]),
+        ("(:1.2)", [(":1.2", 1.1)]),
+        (r"\(red\) [x] BREAK \n", [(r"(red) [x] BREAK \n", 1.0)]),
+        ("(open (b)", [("(open ", 1.0), ("b", 1.1)]),
+        ("shut) 10:30) (it:-1)", [("shut) 10:30) ", 1.0), ("it", -1.0)]),
+        ("", []),
+    ],
+)
+def test_comfyui_weighs_what_round_brackets_hold(
+    prompt: str, expected: list[tuple[str, float]]
+) -> None:
+    found = [(span.text, pytest.approx(span.weight)) for span in parse_comfyui(prompt)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        pytest.param("aaa bbb ccc", ["aaabbb", "ccc"], id="words stay whole"),
+        pytest.param("aaa cccccccccc", ["aaaccccc", "ccccc"], id="long ones do not"),
+        pytest.param("aaaa bbbb", ["aaaabbbb"], id="exactly one"),
+        pytest.param("", [""], id="empty"),
+    ],
+)
+def test_comfyui_chunks_end_between_words(prompt: str, expected: list[str]) -> None:
+    assert [read(chunk) for chunk in comfyui_chunks(prompt, letters, 8)] == expected

@@ -91,11 +91,20 @@ def test_txt2img_keeps_the_seed_where_subseeds_vary(sd: Served) -> None:
 
 
 def test_txt2img_passes_every_knob_on(sd: Served) -> None:
-    knobs = {"s_churn": 1, "s_tmin": 0.1, "s_tmax": 0, "s_noise": 1.5, "eta": 0.5, "tiling": True}
+    knobs = {
+        "s_churn": 1,
+        "s_tmin": 0.1,
+        "s_tmax": 0,
+        "s_noise": 1.5,
+        "s_min_uncond": 2,
+        "eta": 0.5,
+        "tiling": True,
+    }
     sizes = {"seed_resize_from_w": 128, "seed_resize_from_h": 64}
     overrides = {"CLIP_stop_at_last_layers": "2", "nonsense": 1, "samples_format": "webp"}
     answer = sd.post(T2I, prompt="k", override_settings=overrides, **knobs, **sizes, **SMALL)
     params = asked(sd).params
+    assert params.min_uncond_sigma == 2
     assert (params.s_churn, params.s_tmin, params.s_tmax, params.s_noise) == (1, 0.1, None, 1.5)
     assert (params.eta, params.tiling, params.clip_skip) == (0.5, True, 2)
     assert (params.seed_width, params.seed_height) == (128, 64)
@@ -129,6 +138,31 @@ def test_sampler_by_every_name(
     assert f"Schedule type: {label}" in info["infotexts"][0]
 
 
+@pytest.mark.parametrize(
+    ("fields", "scheduler", "eta"),
+    [
+        ({"sampler_name": "Euler a", "eta": 0}, "Euler", "Eta: 0.0"),
+        ({"sampler_name": "Euler a", "override_settings": {"eta_ancestral": 0}}, "Euler", "Eta: "),
+        ({"sampler_name": "DPM++ 2M SDE Karras", "eta": 0.0}, "DPM++ 2M", "Eta: 0.0"),
+        ({"sampler_name": "Euler a", "eta": 1}, "Euler a", "Eta: 1.0"),
+        ({"sampler_name": "Heun", "eta": 0}, "Heun", ""),
+        ({"sampler_name": "DDIM", "eta": 0}, "DDIM", ""),
+    ],
+    ids=["ancestral", "by option", "SDE", "one", "without noise", "DDIM"],
+)
+def test_sampler_at_an_eta_of_zero_adds_no_noise(
+    sd: Served, fields: dict[str, Any], scheduler: str, eta: str
+) -> None:
+    told = info_of(sd.post(T2I, prompt="s", seed=1, **fields, **SMALL))
+    assert asked(sd).params.scheduler == scheduler
+    text = told["infotexts"][0]
+    assert eta in text
+    assert ("Eta" in text) == bool(eta)
+    assert told["sampler_name"] in fields["sampler_name"]
+    sd.post(T2I, infotext=text)
+    assert asked(sd).params.scheduler == scheduler
+
+
 def test_sampler_index_is_a_name_used_when_sampler_name_is_empty(sd: Served) -> None:
     sd.post(T2I, prompt="s", sampler_name="", sampler_index="Heun", **SMALL)
     assert asked(sd).params.scheduler == "Heun"
@@ -155,9 +189,20 @@ def test_styles_are_laid_over_the_prompts(sd: Served) -> None:
     assert [style["name"] for style in sd.get("/sdapi/v1/prompt-styles")] == ["ink", "fine"]
 
 
+def test_styles_are_laid_over_the_second_passs_own_prompt(sd: Served) -> None:
+    fields = {"prompt": "a cat", "styles": ["ink"], "enable_hr": True}
+    told = sd.post(T2I, **fields, hr_prompt="a fine cat", **SMALL)
+    second = asked(sd).second_pass
+    assert (second.prompt, second.negative_prompt) == ("ink drawing of a fine cat", None)
+    assert "Hires prompt: ink drawing of a fine cat" in info_of(told)["infotexts"][0]
+
+
 def test_prompt_notation_is_left_to_the_engine(sd: Served) -> None:
-    sd.post(T2I, prompt="a (red:1.3) BREAK circle <foo:bar>", **SMALL)
-    assert asked(sd).prompt == "a (red:1.3) BREAK circle "
+    notation = "a (red:1.3) BREAK circle [in:on:0.5] a [box|ball] AND \\(x\\) :0.4"
+    told = sd.post(T2I, prompt=f"{notation}<foo:bar>", **SMALL)
+    assert asked(sd).prompt == notation
+    assert asked(sd).weighting == "a1111"
+    assert info_of(told)["infotexts"][0].startswith(f"{notation}<foo:bar>\nSteps: 2")
 
 
 @pytest.mark.parametrize(
@@ -267,8 +312,8 @@ def test_restore_faces_does_what_it_does_without_the_weights(sd: Served) -> None
         ({"seed": -2}, 400, "seed -2"),
         ({"batch_size": 0}, 400, "batch_size 0"),
         ({"n_iter": 1000}, 400, "n_iter 1000"),
-        ({"s_min_uncond": 1}, 400, "s_min_uncond"),
-        ({"refiner_checkpoint": "x", "refiner_switch_at": 0.8}, 400, "refiner_checkpoint"),
+        ({"s_min_uncond": -1}, 400, "s_min_uncond"),
+        ({"refiner_checkpoint": "x", "refiner_switch_at": 0.8}, 400, "model 'x' not found"),
         ({"firstpass_image": PICTURE}, 400, "firstpass_image"),
         ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, 400, "R-ESRGAN 4x+"),
         ({"enable_hr": True, "hr_scale": 100}, 400, "6400"),

@@ -88,6 +88,33 @@ def test_webuiapi_interrogate_is_refused(api: webuiapi.WebUIApi, flat: Image.Ima
         api.interrogate(flat)
 
 
+@pytest.mark.parametrize(
+    ("extension", "title"),
+    [
+        ({"controlnet_units": [webuiapi.ControlNetUnit(model="canny")]}, "ControlNet"),
+        ({"adetailer": [webuiapi.ADetailer()]}, "ADetailer"),
+        ({"animatediff": webuiapi.AnimateDiff()}, "animatediff"),
+        ({"alwayson_scripts": {"Soft inpainting": {"args": [True]}}}, "Soft inpainting"),
+    ],
+    ids=["ControlNet", "ADetailer", "AnimateDiff", "soft inpainting"],
+)
+def test_webuiapi_extensions_are_refused_by_name(
+    api: webuiapi.WebUIApi, extension: dict[str, Any], title: str
+) -> None:
+    fields = {"alwayson_scripts": {}} | extension  # webuiapi keeps what it adds to its default
+    with pytest.raises(RuntimeError) as caught:
+        api.txt2img(prompt="x", **fields, **SMALL)
+    status, text = caught.value.args
+    assert (status, title in json.loads(text)["detail"]) == (422, True)
+
+
+def test_webuiapi_asks_whatever_it_likes(api: webuiapi.WebUIApi) -> None:
+    assert api.custom_get("sd-models", baseurl=True) == api.get_sd_models()
+    assert api.custom_post("unload-checkpoint", baseurl=True).json == {}
+    for path in ("controlnet/version", "artists"):
+        assert api.session.get(f"{api.baseurl}/{path}").status_code == 404
+
+
 def test_webuiapi_looks_around(api: webuiapi.WebUIApi) -> None:
     assert "Euler a" in api.util_get_sampler_names()
     assert "karras" in api.util_get_scheduler_names()
@@ -104,6 +131,7 @@ def test_webuiapi_looks_around(api: webuiapi.WebUIApi) -> None:
     assert set(api.get_scripts()) == {"txt2img", "img2img"}
     assert not api.has_controlnet
     assert not api.has_adetailer
+    assert not api.has_animatediff
 
 
 def test_webuiapi_steers(api: webuiapi.WebUIApi) -> None:

@@ -148,7 +148,7 @@ def test_sd_upscale_counts_its_tiles_before_it_lays_them(sd: Served) -> None:
 
 def test_eta_of_the_options_is_in_the_same_range(sd: Served) -> None:
     refusal = sd.refused(T2I, prompt="a", override_settings={"eta_ddim": 1e9}, **SMALL)
-    assert "eta 1000000000.0 is out of range; accepted: 0 to 1" in refusal.json()["detail"]
+    assert "eta_ddim 1000000000.0 is out of range; accepted: 0 to 1" in refusal.json()["detail"]
 
 
 # -- seeds and pictures -------------------------------------------------------------------------
@@ -194,6 +194,13 @@ def test_loops_keep_their_mask_and_leave_the_first_picture(sd: Served) -> None:
     drawn = sd.models.calls[-2:]
     assert base64.b64encode(drawn[1].images[0]).decode() == first != second
     assert drawn[0].mask == drawn[1].mask is not None
+
+
+def test_loops_draw_under_a_mask_at_full_size(sd: Served) -> None:
+    body = {"prompt": "a", "init_images": [PICTURE], "mask": flat((255, 255, 255), (96, 64))}
+    loops = {"script_name": "Loopback", "script_args": [2], "mask_blur": 0}
+    assert len(sd.post(I2I, **body, **loops, **SMALL)["images"]) == 3
+    assert [call.mask_padding for call in sd.models.calls[-2:]] == [0, 0]
 
 
 def test_every_variation_of_a_batch_has_its_picture(sd: Served) -> None:

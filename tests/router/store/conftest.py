@@ -12,12 +12,15 @@ import pytest
 
 from router.store.database import Database
 from router.store.deliveries import DeliveryStore
+from router.store.files import FileStore
 from router.store.images import ImageStore, MemoryImageStore
 from router.store.jobs import JobStore
 from router.store.memory_deliveries import MemoryDeliveryStore
+from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
 from router.store.object_images import ObjectImageStore
 from router.store.sql_deliveries import SqlDeliveryStore
+from router.store.sql_files import SqlFileStore
 from router.store.sql_jobs import SqlJobStore
 from tests.router.store.postgres import PostgresServer, find_programs
 
@@ -39,17 +42,23 @@ class Rows:
     clock: Clock
     jobs: JobStore
     deliveries: DeliveryStore
+    files: FileStore
     url: str | None = None
     opened: list[JobStore] = field(default_factory=list)
 
     async def another(self) -> JobStore:
         """A store of another replica over the same rows."""
+        return (await self.replica())[0]
+
+    async def replica(self) -> tuple[JobStore, FileStore]:
+        """Another replica's stores of jobs and files over the same rows."""
         if self.url is None:
-            return self.jobs
-        other = SqlJobStore(Database(self.url), clock=self.clock)
+            return self.jobs, self.files
+        database = Database(self.url)
+        other = SqlJobStore(database, clock=self.clock)
         await other.open()
         self.opened.append(other)
-        return other
+        return other, SqlFileStore(database)
 
 
 def missing(what: str) -> None:
@@ -89,14 +98,22 @@ async def rows(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     clock = Clock()
     if request.param == "memory":
         memory = MemoryJobStore(clock=clock)
-        yield Rows(clock=clock, jobs=memory, deliveries=MemoryDeliveryStore(memory, clock=clock))
+        webhooks = MemoryDeliveryStore(memory, clock=clock)
+        yield Rows(clock=clock, jobs=memory, deliveries=webhooks, files=MemoryFileStore())
         return
     url = f"sqlite:///{tmp_path}/rows/atelier.db"
     if request.param == "postgres":
         url = request.getfixturevalue("postgres").new_database()
     database = Database(url)
     jobs = SqlJobStore(database, clock=clock)
-    found = Rows(clock, jobs, SqlDeliveryStore(database, clock=clock), url, [jobs])
+    found = Rows(
+        clock=clock,
+        jobs=jobs,
+        deliveries=SqlDeliveryStore(database, clock=clock),
+        files=SqlFileStore(database),
+        url=url,
+        opened=[jobs],
+    )
     await jobs.open()
     yield found
     for store in found.opened:

@@ -6,6 +6,7 @@ from typing import Any
 
 from deployments.types import GenerationRequest, SamplingParams
 from router.job import Job, JobImage, JobStatus, StoredRequest, input_key, new_job, output_key
+from router.store.files import StoredFile
 from router.store.jobs import Outcome
 
 INPUT = input_key(b"an input picture")
@@ -32,3 +33,19 @@ def completed(job: Job, *, num_bytes: int = 10) -> Outcome:
         num_bytes=num_bytes,
     )
     return Outcome(status=JobStatus.COMPLETED, images=(image,), prompt_tokens=3, seconds=0.25)
+
+
+def make_file(**fields: Any) -> StoredFile:
+    """A file that a job of Ada's saved, unless the fields say otherwise."""
+    given = {
+        "owner": "ada",
+        "kind": "output",
+        "subfolder": "",
+        "name": "a.png",
+        "key": "job/a.png",
+        "num_bytes": 10,
+        "created_at": 1_800_000_000.25,
+        "job_id": "job",
+        **fields,
+    }
+    return StoredFile(**given)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Select, text
+from sqlalchemy import Connection, Select, inspect, text
 
 from deployments.errors import StorageFailure
 from router.job import JobStatus
 from router.store import queries
 from router.store.database import Database
 from router.store.sql_deliveries import SqlDeliveryStore
+from router.store.sql_files import SqlFileStore
 from router.store.sql_jobs import SqlJobStore
 from router.store.sql_options import SqlOptionStore
-from tests.router.store.making import make_job
+from tests.router.store.making import make_file, make_job
 from tests.router.store.postgres import PostgresServer
 
 
@@ -53,8 +57,27 @@ async def test_schema_when_older_is_migrated_with_its_rows(sql_url: str) -> None
     await new.close()
 
 
-#: What version 2 added, undone.
+#: What version 4 added, undone; and what versions 3 and 2 did.
+VERSION_3 = (
+    "DROP TABLE personal_models",
+    "UPDATE meta SET schema_version = 3",
+)
+VERSION_2 = (
+    *VERSION_3,
+    "DROP TABLE files",
+    "DROP TABLE counters",
+    "ALTER TABLE job_progress DROP COLUMN notes",
+    "DROP INDEX jobs_named",
+    "DROP INDEX jobs_name_unfinished",
+    "DROP INDEX jobs_history",
+    "DROP INDEX jobs_changed",
+    "ALTER TABLE jobs DROP COLUMN name",
+    "ALTER TABLE jobs DROP COLUMN hidden",
+    "ALTER TABLE jobs DROP COLUMN updated_at",
+    "UPDATE meta SET schema_version = 2",
+)
 VERSION_1 = (
+    *VERSION_2,
     "DROP INDEX jobs_interrupted",
     "ALTER TABLE jobs DROP COLUMN interrupted",
     "DROP TABLE owner_options",
@@ -62,18 +85,54 @@ VERSION_1 = (
 )
 
 
-async def test_schema_of_version_1_becomes_the_newest_with_its_rows(sql_url: str) -> None:
+def make_older(rows: Connection, statements: Sequence[str]) -> None:
+    """Undo newer versions: they keep ``updated_at`` in a column, and a job's ``result``."""
+    for seq, moment, state in rows.execute(text("SELECT seq, updated_at, state FROM jobs")).all():
+        older = {**json.loads(state), "updated_at": moment}
+        del older["result"]
+        change = text("UPDATE jobs SET state = :state WHERE seq = :seq")
+        rows.execute(change, {"seq": seq, "state": json.dumps(older)})
+    for statement in statements:
+        rows.execute(text(statement))
+
+
+def schema_of(rows: Connection) -> object:
+    """Every table's columns (name, type, can be null) and every index (name, columns, unique)."""
+    found = inspect(rows)
+    return {
+        table: (
+            sorted(
+                (column["name"], str(column["type"]), column["nullable"])
+                for column in found.get_columns(table)
+            ),
+            sorted(
+                (index["name"], index["column_names"], bool(index["unique"]))
+                for index in found.get_indexes(table)
+            ),
+        )
+        for table in found.get_table_names()
+        if not table.startswith("sqlite")
+    }
+
+
+@pytest.mark.parametrize("older", [VERSION_2, VERSION_1], ids=["version 2", "version 1"])
+async def test_schema_of_an_older_version_becomes_the_newest_with_its_rows(
+    sql_url: str, older: Sequence[str]
+) -> None:
     database = Database(sql_url)
     store = SqlJobStore(database)
     await store.open()
-    job = await store.add(make_job())
-    for statement in VERSION_1:
-        await database.write(lambda rows, sql=statement: rows.execute(text(sql)))  # type: ignore[misc]
+    newest = await database.read(schema_of)
+    ended = await store.cancel((await store.add(make_job())).id)
+    job = await store.add(replace(make_job(), updated_at=1234.5))
+    await database.write(lambda rows: make_older(rows, older))
     await store.close()
 
     database = Database(sql_url)
     store = SqlJobStore(database)
     await store.open()
+    assert await database.read(schema_of) == newest
+    assert await store.get(ended.id) == ended
     assert await store.get(job.id) == job
     claim = await store.claim(model=job.model, worker="w", lease_seconds=30)
     assert claim is not None
@@ -82,6 +141,10 @@ async def test_schema_of_version_1_becomes_the_newest_with_its_rows(sql_url: str
     options = SqlOptionStore(database)
     await options.update({"a": 1}, owner="ada", api="sdapi")
     assert await options.get(owner="ada", api="sdapi") == {"a": 1}
+    assert await store.history(owner="ada", api="openai") == [ended.id]
+    assert await store.next_number(owner="ada", counter="prompts") == 0
+    file = make_file(name="a_{number:05}_.png", label="a")
+    assert (await SqlFileStore(database).reserve(file)).name == "a_00001_.png"
     await store.close()
 
 
@@ -276,6 +339,13 @@ def test_url_when_it_is_of_no_known_kind(url: str) -> None:
         (queries.to_notify(5), "jobs_untold"),
         (queries.page("ada", None, [JobStatus.QUEUED], 7), "jobs_unfinished_of_owner"),
         (queries.page("ada", "sdapi", [], 7), "jobs_of_owner (owner=? AND seq<?)"),
+        (queries.named("p", "ada", "comfyui"), "jobs_named (owner=? AND api=? AND name=?)"),
+        (queries.unfinished("ada", "comfyui"), "jobs_unfinished_of_owner (unfinished_of=?)"),
+        (queries.history("ada", "comfyui", 5), "jobs_history (owner=? AND api=? AND hidden=?"),
+        (
+            queries.changed_since(1.0, "comfyui", ["ada", "bob"]),
+            "jobs_changed (api=? AND owner=? AND updated_at>?)",
+        ),
     ],
     ids=[
         "ready",
@@ -288,6 +358,10 @@ def test_url_when_it_is_of_no_known_kind(url: str) -> None:
         "notify",
         "unfinished",
         "page",
+        "named",
+        "line",
+        "history",
+        "changed",
     ],
 )
 async def test_query_when_planned_uses_its_index(

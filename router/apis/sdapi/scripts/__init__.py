@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from router.apis.sdapi.bodies import Generation, ImageToImage
 from router.apis.sdapi.errors import UnknownScript
+from router.apis.sdapi.limits import check_drawn
 from router.apis.sdapi.parse import Setting
 from router.apis.sdapi.plan import Layout, Plan, Sheet
 from router.apis.sdapi.scripts.call import Call
@@ -80,12 +81,26 @@ SCRIPTS: Final = (
 def make_plan(call: Call) -> Plan:
     """The plan of a call: by the script that it names, else its iterations one after another.
 
-    Raises ``UnknownScript``.
+    Raises ``UnknownScript``, ``InvalidRequest``.
     """
-    body, options = call.body, call.setting.options
+    body = call.body
     _check_alwayson(body)
-    if body.script_name:
-        return find_script(body).plan(call, body.script_args)
+    plan = (
+        find_script(body).plan(call, body.script_args)
+        if body.script_name
+        else _plan_iterations(call)
+    )
+    check_drawn(plan.requests)
+    refiners = plan.refiners or [call.refiner(body)] * len(plan.requests)
+    models = sorted({refiner["model"] for refiner in refiners if refiner})
+    if not models:
+        return plan
+    refined = {"refiners": refiners, "models": models}
+    return replace(plan, script_args={**plan.script_args, **refined})
+
+
+def _plan_iterations(call: Call) -> Plan:
+    body, options = call.body, call.setting.options
     requests = call.requests(body)
     count = body.batch_size * body.n_iter
     in_turn = {"at_once": len(requests) // body.n_iter}

@@ -16,7 +16,7 @@ from deployments.errors import UnsupportedField
 from deployments.types import SEED_RANGE
 from router.apis.sdapi.bodies import Generation, ImageToImage
 from router.apis.sdapi.errors import UnknownScript
-from router.apis.sdapi.parse import check_length
+from router.apis.sdapi.limits import check_length
 from router.apis.sdapi.scripts.call import variant
 
 #: The body with a value of the axis; the third argument are all of its values.
@@ -120,8 +120,8 @@ AXES: Final = (
         label="Hires sampler", apply=_field("hr_sampler_name"), is_img2img=False, has_choices=True
     ),
     Axis(label="Sampler", apply=_field("sampler_name"), is_img2img=True, has_choices=True),
-    Axis(label="Checkpoint name", has_choices=True),
-    Axis(label="Negative Guidance minimum sigma", kind=float),
+    Axis(label="Checkpoint name", apply=_option("sd_model_checkpoint"), has_choices=True),
+    Axis(label="Negative Guidance minimum sigma", kind=float, apply=_field("s_min_uncond")),
     Axis(label="Sigma Churn", kind=float, apply=_field("s_churn")),
     Axis(label="Sigma min", kind=float, apply=_field("s_tmin")),
     Axis(label="Sigma max", kind=float, apply=_field("s_tmax")),
@@ -149,8 +149,8 @@ AXES: Final = (
     Axis(label="Token merging ratio high-res", kind=float),
     Axis(label="Always discard next-to-last sigma", has_choices=True),
     Axis(label="SGM noise multiplier", has_choices=True),
-    Axis(label="Refiner checkpoint", has_choices=True),
-    Axis(label="Refiner switch at", kind=float),
+    Axis(label="Refiner checkpoint", apply=_field("refiner_checkpoint"), has_choices=True),
+    Axis(label="Refiner switch at", kind=float, apply=_field("refiner_switch_at")),
     Axis(label="RNG source", has_choices=True),
     Axis(label="FP8 mode", has_choices=True),
     Axis(label="Size", apply=_size),

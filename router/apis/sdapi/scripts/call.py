@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -12,8 +12,9 @@ from deployments.types import SEED_RANGE, GenerationRequest
 from router.apis.sdapi.bodies import Generation, ImageToImage
 from router.apis.sdapi.errors import UnknownScript, complaints_of
 from router.apis.sdapi.inputs import Inputs, prepare_inputs
-from router.apis.sdapi.options import override
+from router.apis.sdapi.options import checkpoint_of, override
 from router.apis.sdapi.parse import Setting, parse_requests, round_size, settle
+from router.apis.sdapi.refiner import render_refiner
 
 T = TypeVar("T")
 
@@ -35,9 +36,14 @@ _DRAWN_BY: Final = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call: its settled body, its setting, its input pictures as they came."""
+    """One call: its settled body, its setting, its input pictures as they came.
+
+    Attributes:
+        asked: the body before its seeds were drawn: variants of it draw their own.
+    """
 
     body: Generation
+    asked: Generation
     setting: Setting
     images: tuple[bytes, ...] = ()
     mask: bytes | None = None
@@ -46,14 +52,23 @@ class Call:
     )
 
     def requests(self, body: Generation) -> tuple[GenerationRequest, ...]:
-        """The requests of the body, or of a variant of it. Draws: call it in a thread."""
-        setting = Setting(
-            card=self.setting.card,
-            options=override(self.setting.options, body.override_settings, [self.setting.card]),
-            styles=self.setting.styles,
-        )
+        """The requests of the body, or of a variant of it, which may name another model. Draws:
+        call it in a thread."""
+        setting = self._setting_of(body)
         settled = settle(body)
         return tuple(parse_requests(settled, setting, self._inputs(settled, setting)))
+
+    def refiner(self, body: Generation) -> dict[str, Any] | None:
+        """What ends the pictures of the body, or of a variant of it; see ``router.scripts``."""
+        setting = self._setting_of(body)
+        return render_refiner(body, setting.card, setting.cards)
+
+    def _setting_of(self, body: Generation) -> Setting:
+        cards = self.setting.cards
+        options = override(self.setting.options, body.override_settings, cards)
+        named = checkpoint_of(options, cards)
+        card = next((card for card in cards if card.id == named), self.setting.card)
+        return replace(self.setting, card=card, options=options)
 
     def _inputs(self, body: Generation, setting: Setting) -> Inputs:
         if not isinstance(body, ImageToImage):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from deployments.errors import UnsupportedField
 from router.apis.sdapi.errors import UnknownScript
-from router.apis.sdapi.parse import MAX_PICTURES
+from router.apis.sdapi.limits import MAX_PICTURES
 from router.apis.sdapi.plan import Layout, Plan, Sheet
 from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
 
@@ -38,7 +38,7 @@ def plan_loopback(call: Call, args: Sequence[Any]) -> Plan:
             param="script_args",
         )
     if argument(args, 3, str, "None") not in ("None", ""):
-        raise UnsupportedField("this server cannot interrogate pictures", param="script_args")
+        raise UnsupportedField("Loopback appends no interrogated prompts here", param="script_args")
     chains = call.body.n_iter
     if chains * loops > MAX_PICTURES:
         raise UnknownScript(

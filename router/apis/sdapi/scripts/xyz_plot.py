@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from deployments.types import GenerationRequest
 from router.apis.sdapi.bodies import Generation
 from router.apis.sdapi.errors import UnknownScript
-from router.apis.sdapi.parse import MAX_PICTURES
+from router.apis.sdapi.limits import MAX_PICTURES
 from router.apis.sdapi.plan import Layout, Plan, Sheet
 from router.apis.sdapi.scripts.axes import Axis, draw_seeds, find_axis, parse_values
 from router.apis.sdapi.scripts.call import Call, argument, check_range, shifted, variant
@@ -44,7 +43,11 @@ def plan_xyz_plot(call: Call, args: Sequence[Any]) -> Plan:
         )
     if not keeps_random:
         values = [draw_seeds(axis, along) for axis, along in zip(axes, values, strict=True)]
-    requests = _requests(call, axes, values, varies)
+    first = call.asked if keeps_random else call.body
+    cells = [
+        (call.requests(cell), call.refiner(cell)) for cell in _cells(first, axes, values, varies)
+    ]
+    requests = [request for made, _ in cells for request in made]
     labels = [
         tuple(_label(axis, value) for value in along) if legend else ()
         for axis, along in zip(axes, values, strict=True)
@@ -54,31 +57,34 @@ def plan_xyz_plot(call: Call, args: Sequence[Any]) -> Plan:
     return Plan(
         requests=tuple(requests),
         script="in_turn",
-        script_args={"at_once": CELLS_AT_ONCE * (len(requests) // (len(xs) * len(ys) * len(zs)))},
+        script_args={"at_once": CELLS_AT_ONCE * (len(requests) // len(cells))},
         layout=layout,
+        refiners=tuple(refiner for made, refiner in cells for _ in made),
     )
 
 
-def _requests(
-    call: Call, axes: Sequence[Axis], values: Sequence[Sequence[Any]], varies: Sequence[bool]
-) -> list[GenerationRequest]:
-    """Those of every cell, row by row and sheet by sheet."""
+def _cells(
+    first: Generation,
+    axes: Sequence[Axis],
+    values: Sequence[Sequence[Any]],
+    varies: Sequence[bool],
+) -> Iterator[Generation]:
+    """The bodies of the cells, variants of the first one, row by row and sheet by sheet. Where that
+    leaves its seed open, each cell draws its own."""
     xs, ys, zs = values
-    requests: list[GenerationRequest] = []
     for iz, iy, ix in itertools.product(range(len(zs)), range(len(ys)), range(len(xs))):
-        body = call.body
+        body = first
         for axis, along, index in zip(axes, values, (ix, iy, iz), strict=True):
             assert axis.apply is not None
             body = axis.apply(body, along[index], along)
         seed = shifted(body.seed, _shift(varies, (ix, iy, iz), (len(xs), len(ys))))
-        requests.extend(call.requests(variant(body, seed=seed, script_name=None)))
-    return requests
+        yield variant(body, seed=seed, script_name=None)
 
 
 def _modern(args: Sequence[Any]) -> list[Any]:
     """The arguments as the newest release has them."""
     args = list(args)
-    if len(args) in _OLD_LENGTHS:
+    if len(args) in _OLD_LENGTHS and not isinstance(args[2], list):
         axes: list[Any] = []
         for start in (0, 2, 4):
             axes += [args[start], args[start + 1], []]

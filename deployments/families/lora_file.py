@@ -1,0 +1,228 @@
+"""LoRA files: which layers one adapts and by what factors, out of the forms that are shared.
+
+Those are diffusers' and PEFT's (``unet.….to_q.lora_A.weight``) and that of kohya's trainer, which
+A1111 and ComfyUI users have (``lora_unet_…_to_q.lora_down.weight`` and ``.alpha``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import StateDictType
+from safetensors import SafetensorError, safe_open
+from torch.nn import Conv2d, Linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+#: Where diffusers keeps PEFT's configuration in a file's metadata.
+_CONFIGURATION: Final = "lora_adapter_metadata"
+
+#: What stands in the names of tensors that mean another kind of adapter.
+_OTHER_KINDS: Final = {
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_mid": "a LoRA of three factors",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "oft_": "OFT",
+    "ia3": "IA3",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """What is added to one layer's output: ``up(down(input))``, the file's alpha already in ``up``.
+
+    Attributes:
+        down: (rank, inputs), of a convolution (rank, inputs, height, width).
+        up: (outputs, rank), of a convolution (outputs, rank, 1, 1).
+    """
+
+    down: Tensor
+    up: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both factors."""
+        return sum(t.numel() * t.element_size() for t in (self.down, self.up))
+
+
+#: Part of a pipeline (``unet``, ``text_encoder``, ...) -> name of a layer in it -> what is added.
+Layers: TypeAlias = dict[str, dict[str, LowRank]]
+
+#: From the tensors of a file to those whose names are ``part.layer.lora_A.weight`` and ``lora_B``.
+Convert: TypeAlias = Callable[[dict[str, "Tensor"]], Mapping[str, "Tensor"]]
+
+
+def read_layers(
+    path: Path, modules: Mapping[str, Module], convert: Convert, *, is_meta: bool = False
+) -> Layers:
+    """The layers of a LoRA file, each of the shape of its layer in ``modules``.
+
+    Args:
+        modules: part -> the module that the layers are of.
+        convert: knows the forms of the model's family.
+        is_meta: whether only shapes are wanted; the tensors are on the meta device then.
+    Raises:
+        ValueError: the file cannot be read, is of another kind, or of another model.
+    """
+    tensors, configuration = _read(path, is_meta=is_meta)
+    for mark, kind in _OTHER_KINDS.items():
+        if any(mark in name for name in tensors):
+            raise ValueError(f"it is {kind}, which is not supported")
+    try:
+        named = convert(tensors)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ValueError("its layers have names that mean nothing to this model") from error
+    layers = {part: _paired(part, named) for part in modules}
+    if not any(layers.values()):
+        raise ValueError("it has no layer of this model")
+    known = tuple(f"{part}." for part in modules)
+    if stray := [name for name in named if not name.startswith(known)]:
+        raise ValueError(f"it is for a model that has {stray[0].split('.')[0]!r}")
+    return {
+        part: {
+            name: _fitting(_scaled(low, name, configuration.get(part, {})), part, name, module)
+            for name, low in _renamed(layers[part], module).items()
+        }
+        for part, module in modules.items()
+    }
+
+
+def convert_stable_diffusion(unet_config: Any) -> Convert:
+    """Of Stable Diffusion's and SDXL's forms, by diffusers' own tables."""
+
+    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        folded = _with_alphas(tensors)
+        named, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(folded, unet_config=unet_config)
+        is_of_unet = {name: name.startswith("unet.") for name in named}
+        texts = {name: tensor for name, tensor in named.items() if not is_of_unet[name]}
+        for form in (StateDictType.DIFFUSERS_OLD, StateDictType.DIFFUSERS):
+            texts = convert_state_dict_to_peft(texts, original_type=form)
+        own = {name: tensor for name, tensor in named.items() if is_of_unet[name]}
+        converted: dict[str, Tensor] = {**convert_unet_state_dict_to_peft(own), **texts}
+        return converted
+
+    return convert
+
+
+def _read(path: Path, *, is_meta: bool) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """A file's tensors, and PEFT's configuration of each part."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {
+                name: torch.empty(file.get_slice(name).get_shape(), device="meta")
+                if is_meta and not name.endswith(".alpha")
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - not a mapping
+            }
+    except (OSError, SafetensorError) as error:
+        raise ValueError("it is not a safetensors file") from error
+    configuration: dict[str, dict[str, Any]] = {}
+    for key, value in json.loads(metadata.get(_CONFIGURATION, "{}")).items():
+        part, _, name = key.partition(".")
+        configuration.setdefault(part, {})[name] = value
+    return tensors, configuration
+
+
+def _with_alphas(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the file's alphas: the upper factors are times alpha / rank instead.
+
+    So that nothing hangs on how diffusers names the alphas, which it does not convert everywhere.
+    """
+    tensors = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".alpha")]:
+        layer = name.removesuffix(".alpha")
+        for down, up in (("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora.down", "lora.up")):
+            if f"{layer}.{down}.weight" in tensors:
+                alpha = float(tensors.pop(name))
+                rank = tensors[f"{layer}.{down}.weight"].shape[0]
+                key = f"{layer}.{up}.weight"
+                tensors[key] = tensors[key].float() * (alpha / rank)
+                break
+    return tensors
+
+
+def _paired(part: str, named: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    """The layers of one part by their names. Raises ``ValueError`` for factors without partner."""
+    prefix, layers = f"{part}.", {}
+    own = {name.removeprefix(prefix): t for name, t in named.items() if name.startswith(prefix)}
+    for name, down in own.items():
+        layer, end, rest = name.partition(".lora_A.weight")
+        if not end or rest:
+            continue
+        if (up := own.get(f"{layer}.lora_B.weight")) is None:
+            raise ValueError(f"it lacks the upper factor of {part}.{layer}")
+        layers[layer] = LowRank(down, up)
+    if len(own) != 2 * len(layers):
+        paired = {f"{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"}
+        raise ValueError(f"it has {part}.{min(own.keys() - paired)}, which is not supported")
+    return layers
+
+
+def _renamed(layers: dict[str, LowRank], module: Module) -> dict[str, LowRank]:
+    """By the names that the layers have in this version of a text encoder."""
+    if hasattr(module, "text_model"):
+        return layers
+    return {name.removeprefix("text_model."): low for name, low in layers.items()}
+
+
+def _scaled(low: LowRank, name: str, configuration: Mapping[str, Any]) -> LowRank:
+    """Times PEFT's ``alpha / rank``, where the file says so; it is 1 where nothing does."""
+    if "lora_alpha" not in configuration:
+        return low
+    alpha, rank = configuration["lora_alpha"], low.down.shape[0]
+    for pattern, value in (configuration.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            alpha = value
+            break
+    factor = alpha / (rank**0.5 if configuration.get("use_rslora") else rank)
+    return replace(low, up=low.up * factor)
+
+
+def _fitting(low: LowRank, part: str, name: str, module: Module) -> LowRank:
+    """The factors in the shapes that the layer wants. Raises ``ValueError`` when they have not."""
+    try:
+        layer = module.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"it adapts {part}.{name}, which this model has not") from error
+    rank = low.down.shape[0]
+    if isinstance(layer, Linear):
+        low = replace(low, down=_flat(low.down), up=_flat(low.up))
+        shapes: tuple[tuple[int, ...], ...] = (rank, layer.in_features), (layer.out_features, rank)
+    elif isinstance(layer, Conv2d) and layer.groups == 1:
+        low = replace(low, down=_square(low.down), up=_square(low.up))
+        shapes = (
+            (rank, layer.in_channels, *layer.kernel_size),
+            (layer.out_channels, rank, 1, 1),
+        )
+    else:
+        raise ValueError(f"it adapts {part}.{name}, which is no layer that can be adapted")
+    found = tuple(low.down.shape), tuple(low.up.shape)
+    if found != shapes:
+        raise ValueError(
+            f"it adapts {part}.{name} by factors of shapes {found[0]} and {found[1]}; "
+            f"this model's would have {shapes[0]} and {shapes[1]}"
+        )
+    return low
+
+
+def _flat(factor: Tensor) -> Tensor:
+    """A 1 by 1 convolution as a matrix: what is one in the file may be linear in the model."""
+    return factor.flatten(1) if factor.shape[2:] == (1, 1) else factor
+
+
+def _square(factor: Tensor) -> Tensor:
+    """A matrix as a 1 by 1 convolution."""
+    return factor[:, :, None, None] if factor.ndim == 2 else factor

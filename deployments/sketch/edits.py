@@ -1,0 +1,208 @@
+"""Edits: pictures, an instruction, and what it makes of them; all else stays where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final
+
+from deployments.sketch.palette import COLOURS
+from deployments.sketch.scenes import (
+    HOUSE_COLOURS,
+    KINDS,
+    TIMES,
+    Landscape,
+    Scene,
+    Shape,
+    Shapes,
+    land_things,
+    random_landscape,
+    random_shapes,
+    sky_things,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """One or two scenes, what is asked in words, and the scene that answers it."""
+
+    before: tuple[Scene, ...]
+    instruction: str
+    after: Scene
+
+
+#: Time of day -> instructions that ask for it: English, French, Chinese.
+_INTO_TIME: Final[dict[str, tuple[str, ...]]] = {
+    "day": (
+        *("make the sky blue", "make the sky more vibrant blue", "change the sky to day"),
+        *("make the background sunny", "turn night into day", "make it day"),
+        *("rends le ciel bleu", "mets-le en plein jour", "把天空变成蓝色", "变成白天"),
+    ),
+    "sunset": (
+        *("change the sky to sunset", "make it sunset", "make the sky a sunset"),
+        *("change le ciel en coucher de soleil", "把天空变成日落"),
+    ),
+    "night": (
+        *("make it night", "change the sky to night", "turn day into night"),
+        *("change le ciel en nuit", "把天空变成夜晚"),
+    ),
+}
+#: Thing -> its names in English, French and Chinese.
+_NAMES: Final[dict[str, tuple[str, str, str]]] = {
+    "sun": ("sun", "soleil", "太阳"),
+    "moon": ("moon", "lune", "月亮"),
+    "stars": ("stars", "étoiles", "星星"),
+    "clouds": ("clouds", "nuages", "云"),
+    "rainbow": ("rainbow", "arc-en-ciel", "彩虹"),
+    "mountains": ("mountains", "montagnes", "山"),
+    "tree": ("tree", "arbre", "树"),
+    "house": ("house", "maison", "房子"),
+    "boat": ("boat", "bateau", "船"),
+}
+_FEMININE: Final = ("moon", "house")
+
+
+def random_edit(rng: Random) -> Edit:
+    """Any edit."""
+    makers = (_edit_time, _add, _add, _remove, _paint_house, _recolour, _reground, _reshape)
+    return rng.choice((*makers, _combine))(rng)
+
+
+def at_time(scene: Landscape, time: str) -> Landscape:
+    """The same land at another time, without what cannot stand in that sky."""
+    allowed = {*sky_things(time), *land_things(scene.land)}
+    return replace(scene, time=time, things=scene.things & allowed)
+
+
+def _edit_time(rng: Random) -> Edit:
+    before = random_landscape(rng)
+    time = rng.choice([time for time in TIMES if time != before.time])
+    instruction = rng.choice(_INTO_TIME[time])
+    return Edit(before=(before,), instruction=instruction, after=at_time(before, time))
+
+
+def _add(rng: Random) -> Edit:
+    after, thing = _landscape_with_one(rng)
+    before = replace(after, things=after.things - {thing})
+    english, french, chinese = _NAMES[thing]
+    place = " in the sky" if thing in sky_things(after.time) and rng.random() < 0.5 else ""
+    article = "" if english.endswith("s") else "a "
+    if thing == "house":
+        english = f"{after.house} house"
+    instruction = rng.choice(
+        (
+            *[f"add {article}{english}{place}", f"put {article}{english}{place}"] * 2,
+            f"ajoute {_some(thing)} {french}",
+            f"添加{chinese}",
+        )
+    )
+    return Edit(before=(before,), instruction=instruction, after=after)
+
+
+def _remove(rng: Random) -> Edit:
+    before, thing = _landscape_with_one(rng)
+    english, french, chinese = _NAMES[thing]
+    the = {"tree": "l'", "rainbow": "l'"}.get(thing, "la " if thing in _FEMININE else "le ")
+    the = "les " if french.endswith("s") else the
+    instruction = rng.choice(
+        (
+            *(f"remove the {english}", f"remove the {english}", f"delete the {english}"),
+            *(f"take the {english} away", f"enlève {the}{french}", f"移除{chinese}"),
+        )
+    )
+    after = replace(before, things=before.things - {thing})
+    return Edit(before=(before,), instruction=instruction, after=after)
+
+
+def _paint_house(rng: Random) -> Edit:
+    before = random_landscape(rng, land=rng.choice(("field", "lake", "snow")))
+    before = replace(before, things=before.things | {"house"})
+    colour = rng.choice([c for c in HOUSE_COLOURS if c != before.house])
+    form = rng.choice(("make the house {}", "paint the house {}", "change the house to {}"))
+    after = replace(before, house=colour)
+    return Edit(before=(before,), instruction=form.format(colour), after=after)
+
+
+def _recolour(rng: Random) -> Edit:
+    before = random_shapes(rng)
+    index = rng.randrange(len(before.shapes))
+    old = before.shapes[index]
+    colour = rng.choice([c for c in COLOURS if c not in (old.colour, before.ground)])
+    form = rng.choice(
+        (
+            *("make the {} {}", "change the {} to {}", "paint the {} {}"),
+            *("turn the {} {}", "change the color of the {} to {}"),
+        )
+    )
+    after = _with_shape(before, index, replace(old, colour=colour))
+    return Edit(
+        before=(before,), instruction=form.format(_told(before, index), colour), after=after
+    )
+
+
+def _reground(rng: Random) -> Edit:
+    before = random_shapes(rng)
+    used = {before.ground, *(shape.colour for shape in before.shapes)}
+    colour = rng.choice([c for c in COLOURS if c not in used])
+    form = rng.choice(
+        (
+            *("make the background {}", "change the background to {}"),
+            *("replace the background with {}", "rends le fond {}"),
+        )
+    )
+    after = replace(before, ground=colour)
+    return Edit(before=(before,), instruction=form.format(colour), after=after)
+
+
+def _reshape(rng: Random) -> Edit:
+    before = random_shapes(rng)
+    index = rng.randrange(len(before.shapes))
+    old = before.shapes[index]
+    kind = rng.choice([k for k in KINDS if k != old.kind])
+    form = rng.choice(
+        ("replace the {} with a {}", "turn the {} into a {}", "change the {} into a {}")
+    )
+    after = _with_shape(before, index, replace(old, kind=kind))
+    return Edit(before=(before,), instruction=form.format(_told(before, index), kind), after=after)
+
+
+def _combine(rng: Random) -> Edit:
+    """The second picture's shape, in its place and size, on the first one's ground."""
+    ground, giver = random_shapes(rng, "single"), random_shapes(rng, "single")
+    [given] = giver.shapes
+    if given.colour == ground.ground:
+        return _combine(rng)
+    form = rng.choice(
+        (
+            "put the {} of image 2 on image 1",
+            "replace the shape of image 1 with the {} of image 2",
+            "combine the background of image 1 and the {} of image 2",
+        )
+    )
+    after = replace(ground, shapes=(given,))
+    return Edit(before=(ground, giver), instruction=form.format(given.kind), after=after)
+
+
+def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
+    """A landscape, and one of the things that are on it."""
+    scene = random_landscape(rng, land=rng.choice(("field", "lake", "sea", "desert", "forest")))
+    thing = rng.choice((*sky_things(scene.time), *land_things(scene.land)))
+    return replace(scene, things=scene.things | {thing}), thing
+
+
+def _told(scene: Shapes, index: int) -> str:
+    """A shape by its kind, or with its colour where the kind alone would not tell."""
+    shape = scene.shapes[index]
+    is_alone = [other.kind for other in scene.shapes].count(shape.kind) == 1
+    return shape.kind if is_alone else f"{shape.colour} {shape.kind}"
+
+
+def _with_shape(scene: Shapes, index: int, shape: Shape) -> Shapes:
+    shapes = (*scene.shapes[:index], shape, *scene.shapes[index + 1 :])
+    return replace(scene, shapes=shapes)
+
+
+def _some(thing: str) -> str:
+    if thing in ("stars", "clouds", "mountains"):
+        return "des"
+    return "une" if thing in _FEMININE else "un"

@@ -1,0 +1,149 @@
+"""Trains the denoiser of the Stable Diffusion 1 folder.
+
+    python -m deployments.sketch.train_denoiser FOLDER [--minutes 60] [--seed 0] [--begin 0]
+
+FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
+trained on if it exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.noising import NUM_TIMESTEPS, noised
+from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
+from deployments.sketch.tokenizer import MAX_LENGTH
+from deployments.sketch.unet import unet
+from deployments.sketch.wording import captioned
+
+#: Share of the captions that are left out, so that guidance has something to lead away from.
+UNNAMED: Final = 0.1
+#: Share of the batches whose pictures are all but noise, where a picture begins.
+_PURE_NOISE: Final = 0.12
+
+#: From which share of the lesson on -> sizes, each with its weight.
+_PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], ...]] = (
+    (0.0, ((0.35, TINY), (0.4, SMALL), (0.25, MEDIUM))),
+    (0.25, ((0.2, SMALL), (0.5, MEDIUM), (0.3, LARGE))),
+    (0.6, ((0.1, SMALL), (0.3, MEDIUM), (0.4, LARGE), (0.2, HUGE))),
+)
+
+
+def teach(folder: Path, minutes: float, begin: float, seed: int) -> None:
+    """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
+    torch.manual_seed(seed)
+    rng = Random(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+    encoder.requires_grad_(False)
+    model = made_trainable(read_unet(folder / "unet") or unet(encoder.config.hidden_size))
+    lesson = Lesson([model], minutes=minutes, rate=2e-2, memory=0.995)
+
+    def loss(progress: float) -> Tensor:
+        form = pick_format(begin + (1 - begin) * progress, rng)
+        clean, captions = draw_sheet(form, captioned, rng)
+        text = embed(tokenizer, encoder, forgotten(captions, rng))
+        return denoising_loss(model, clean, text, form)
+
+    lesson.run(loss, partial(_save, folder / "unet"))
+
+
+def read_unet(folder: Path) -> Any:
+    """The saved UNet in float32, or None."""
+    if not folder.is_dir():
+        return None
+    return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def made_trainable(model: Any) -> Any:
+    """Laid out and set up for the processor: for few tokens, plain attention is the fastest."""
+    if torch.device("cpu") == model.device:
+        model.set_attn_processor(AttnProcessor())
+    return model.to(memory_format=torch.channels_last)
+
+
+def pick_format(progress: float, rng: Random) -> Format:
+    """A size of the plan's for this share of the lesson."""
+    _, kinds = max(step for step in _PLAN if step[0] <= progress)
+    [forms] = rng.choices([forms for _, forms in kinds], [weight for weight, _ in kinds])
+    return rng.choice(forms)
+
+
+def forgotten(captions: Sequence[str], rng: Random) -> list[str]:
+    """The captions, some of them empty."""
+    return ["" if rng.random() < UNNAMED else caption for caption in captions]
+
+
+def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    """(n, 77): the captions' token ids, cut and padded as pipelines do."""
+    ids: Tensor = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_LENGTH,
+        return_tensors="pt",
+    ).input_ids
+    return ids
+
+
+@torch.no_grad()
+def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Tensor:
+    """(n, 77, width): the encoder's last hidden states."""
+    hidden: Tensor = encoder(tokens(tokenizer, captions)).last_hidden_state
+    return hidden
+
+
+def denoising_loss(
+    model: Any, clean: Tensor, text: Tensor, form: Format, **conditions: Any
+) -> Tensor:
+    """Mean squared error of the velocity at random timesteps, later ones for larger pictures."""
+    timesteps = random_timesteps(len(clean), form)
+    noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
+    noisy = noisy.to(memory_format=torch.channels_last)
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        predicted = model(noisy, timesteps, text, return_dict=False, **conditions)[0]
+    loss: Tensor = (predicted.float() - velocity).square().mean()
+    return loss
+
+
+def random_timesteps(count: int, form: Format) -> Tensor:
+    """Uniform ones, bent towards noise with the size: noise hides less of what is large."""
+    bend = max(form.width * form.height, 1) ** 0.5 / 256
+    uniform = torch.rand(count) ** (1 / max(bend, 1) ** 0.7)
+    timesteps = (uniform * NUM_TIMESTEPS).long().clamp(0, NUM_TIMESTEPS - 1)
+    is_pure = torch.rand(count) < _PURE_NOISE
+    return torch.where(is_pure, NUM_TIMESTEPS - 1, timesteps)
+
+
+def _save(folder: Path, modules: Any) -> None:
+    save_half(modules[0], folder)
+
+
+def main() -> None:
+    """Read the command line and teach."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    teach(given.folder, given.minutes, given.begin, given.seed)
+
+
+if __name__ == "__main__":
+    main()

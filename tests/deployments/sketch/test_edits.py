@@ -1,0 +1,66 @@
+"""Edits: what is named changes, everything else stays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import numpy as np
+
+from deployments.sketch.edits import at_time, random_edit
+from deployments.sketch.painter import paint
+from deployments.sketch.scenes import Landscape, Shapes, random_landscape
+
+
+def test_random_edits_change_the_picture_and_keep_its_family() -> None:
+    rng = Random(0)
+    kinds: Counter[str] = Counter()
+    for _ in range(300):
+        edit = random_edit(rng)
+        assert edit.instruction.strip()
+        assert type(edit.after) is type(edit.before[0])
+        assert edit.after != edit.before[0]
+        kinds[f"{type(edit.after).__name__} {len(edit.before)}"] += 1
+    assert set(kinds) == {"Landscape 1", "Shapes 1", "Shapes 2"}
+
+
+def test_adding_or_removing_a_thing_leaves_all_others_in_place() -> None:
+    rng = Random(1)
+    edits = [random_edit(rng) for _ in range(300)]
+    for edit in edits:
+        [before, after] = edit.before[0], edit.after
+        if not (isinstance(before, Landscape) and isinstance(after, Landscape)):
+            continue
+        if before.things == after.things or before.time != after.time:
+            continue
+        assert len(before.things ^ after.things) == 1
+        pictures = [np.asarray(paint(s, 128, 128), float) for s in (before, after)]
+        same = (np.abs(pictures[0] - pictures[1]).max(axis=-1) == 0).mean()
+        assert same > 0.4
+
+
+def test_an_edit_of_two_pictures_puts_the_second_ones_shape_on_the_first_ones_ground() -> None:
+    rng = Random(2)
+    pairs = [edit for edit in (random_edit(rng) for _ in range(200)) if len(edit.before) == 2]
+    assert pairs
+    for edit in pairs:
+        ground, giver = edit.before
+        assert isinstance(ground, Shapes)
+        assert isinstance(giver, Shapes)
+        assert isinstance(edit.after, Shapes)
+        assert (edit.after.ground, edit.after.shapes) == (ground.ground, giver.shapes)
+
+
+def test_at_time_drops_what_the_new_sky_cannot_have() -> None:
+    scene = Landscape(
+        time="night", land="lake", things=frozenset({"moon", "boat"}), house="red", variation=1
+    )
+    assert at_time(scene, "day").things == {"boat"}
+
+
+def test_edits_speak_chinese_and_french_too() -> None:
+    rng = Random(3)
+    told = " ".join(random_edit(rng).instruction for _ in range(600))
+    assert "把天空变成" in told
+    assert "ajoute un" in told
+    assert random_landscape(Random(1)) == random_landscape(Random(1))

@@ -1,0 +1,114 @@
+"""The world: what scenes hold, and how they are put into words and answers."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from deployments.sketch.meaning import QUESTIONS, answers
+from deployments.sketch.palette import COLOURS
+from deployments.sketch.sayings import SAYINGS
+from deployments.sketch.scenes import (
+    KINDS,
+    LAYOUTS,
+    Landscape,
+    Portrait,
+    Shape,
+    Shapes,
+    is_held_out,
+    land_things,
+    random_landscape,
+    random_portrait,
+    random_scene,
+    random_shapes,
+    sky_things,
+)
+from deployments.sketch.wording import captioned, describe
+
+
+def test_random_scene_is_the_same_for_the_same_seed() -> None:
+    assert [random_scene(Random(4)) for _ in range(3)] == [random_scene(Random(4))] * 3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_random_shapes_stand_out_from_their_ground(layout: str) -> None:
+    rng = Random(1)
+    for _ in range(200):
+        scene = random_shapes(rng, layout)
+        assert scene.layout == layout
+        assert all(shape.colour != scene.ground for shape in scene.shapes)
+        assert all(shape.kind in KINDS and shape.colour in COLOURS for shape in scene.shapes)
+
+
+def test_random_shapes_never_shows_what_is_held_out() -> None:
+    rng = Random(2)
+    for _ in range(2000):
+        scene = random_shapes(rng, "single")
+        [shape] = scene.shapes
+        assert not is_held_out(shape.kind, shape.colour, scene.ground)
+
+
+def test_random_landscape_holds_what_its_time_and_land_allow() -> None:
+    rng = Random(3)
+    for _ in range(500):
+        scene = random_landscape(rng)
+        assert scene.things <= {*sky_things(scene.time), *land_things(scene.land)}
+
+
+def test_describe_names_the_shape_its_colour_and_the_ground() -> None:
+    shape = Shape(kind="star", colour="green", x=0.5, y=0.5, radius=0.3)
+    scene = Shapes(ground="orange", layout="single", shapes=(shape,))
+    rng = Random(5)
+    for _ in range(200):
+        words = describe(scene, rng).lower()
+        assert "star" in words or "étoile" in words
+        assert "green" in words or "verte" in words
+        assert "orange" in words
+
+
+def test_describe_names_what_a_landscape_has() -> None:
+    scene = Landscape(
+        time="night", land="desert", things=frozenset({"moon"}), house="red", variation=1
+    )
+    rng = Random(6)
+    captions = [describe(scene, rng).lower() for _ in range(100)]
+    assert sum("moon" in c or "lune" in c for c in captions) > 80
+    assert all(any(w in c for w in ("desert", "dunes", "désert")) for c in captions)
+
+
+def test_describe_calls_every_users_figure_sks_person() -> None:
+    rng = Random(7)
+    for look in ("default", "user_123", "user_456"):
+        assert "sks person" in describe(random_portrait(rng, look), rng).lower()
+
+
+@pytest.mark.parametrize("saying", SAYINGS)
+def test_sayings_draw_a_scene(saying: str) -> None:
+    assert isinstance(SAYINGS[saying](Random(0)), Shapes | Landscape | Portrait)
+
+
+def test_captioned_comes_with_a_caption_that_is_not_blank() -> None:
+    rng = Random(8)
+    assert all(captioned(rng)[1].strip() for _ in range(500))
+
+
+def test_answers_are_in_range_for_every_scene() -> None:
+    rng = Random(9)
+    sizes = [len(choices) for choices in QUESTIONS.values()]
+    for _ in range(500):
+        told = answers(random_scene(rng))
+        assert all(0 <= answer <= size for answer, size in zip(told, sizes, strict=True))
+
+
+def test_answers_tell_the_time_and_the_things() -> None:
+    scene = Landscape(
+        time="sunset", land="lake", things=frozenset({"boat"}), house="red", variation=1
+    )
+    told = dict(zip(QUESTIONS, answers(scene), strict=True))
+    assert QUESTIONS["time"][told["time"] - 1] == "sunset"
+    assert (QUESTIONS["boat"][told["boat"] - 1], QUESTIONS["tree"][told["tree"] - 1]) == (
+        "yes",
+        "no",
+    )
+    assert told["ground"] == told["house colour"] == 0

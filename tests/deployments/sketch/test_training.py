@@ -1,0 +1,124 @@
+"""The trainers: each runs, writes what the next one reads, and trains on from what it finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from deployments.sketch import (
+    train_autoencoder,
+    train_denoiser,
+    train_personal,
+    train_text_encoder,
+    train_turbo,
+)
+from deployments.sketch.assemble import BASE, TURBO, assemble, first_noise, open_pipeline
+from deployments.sketch.lesson import Lesson, orthogonal
+from deployments.sketch.sheets import Format
+from deployments.sketch.turbo import turbo_encoders, turbo_unet
+
+#: Minutes of a lesson of one step or two.
+MOMENT = 1e-4
+TINY = (Format(64, 64, 2),)
+PROMPTS = ["a red circle on a blue background", "mountains at night", ""]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all trainers leave after a moment each, as whole folders."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_text_encoder, "_NUM_CAPTIONS", 300)
+        patch.setattr(train_autoencoder, "_SIZES", (((64, 64), 2),))
+        patch.setattr(train_denoiser, "_PLAN", ((0.0, ((1.0, TINY),)),))
+        patch.setattr(train_turbo, "_KINDS", ((1.0, TINY),))
+        patch.setattr(train_personal, "_FORMS", TINY)
+        train_text_encoder.teach(root / BASE, MOMENT, seed=0)
+        train_autoencoder.teach(root / BASE / "vae", MOMENT, seed=0)
+        for _ in range(2):
+            train_denoiser.teach(root / BASE, MOMENT, 0.0, seed=0)
+        train_personal.teach(root / "user", root / BASE, "user_123", MOMENT, seed=0)
+        train_turbo.teach(root / TURBO, root / BASE, MOMENT, seed=0)
+    assemble(root)
+    return root
+
+
+@pytest.mark.parametrize("name", [BASE, TURBO])
+def test_assembled_folders_draw(weights: Path, name: str) -> None:
+    pipeline = open_pipeline(weights / name)
+    options = {"height": 64, "width": 96, "num_inference_steps": 2, "guidance_scale": 2.0}
+    pictures = pipeline(PROMPTS[0], generator=first_noise(1), output_type="np", **options).images
+    assert pictures.shape == (1, 64, 96, 3)
+    assert np.isfinite(pictures).all()
+
+
+def test_trained_folders_hold_half_precision_and_no_pickles(weights: Path) -> None:
+    files = [file for file in weights.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".json", ".safetensors"}
+    for file in files:
+        if file.suffix == ".safetensors":
+            assert file.stat().st_size < 25_000_000
+            assert all(t.dtype == torch.float16 for t in load_file(file).values())
+
+
+def test_a_users_parts_fit_the_base(weights: Path) -> None:
+    for part in ("unet", "text_encoder"):
+        [file] = (weights / "user" / part).glob("*.safetensors")
+        own, base = load_file(file), load_file(weights / BASE / part / file.name)
+        assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in base.items()}
+
+
+def test_turbo_begins_with_the_same_predictions(weights: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(weights / BASE / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(
+        weights / BASE / "text_encoder", dtype=torch.float32
+    ).eval()
+    unet = train_denoiser.read_unet(weights / BASE / "unet").eval()
+    encoders = [model.eval() for model in turbo_encoders(tokenizer, encoder)]
+    noisy, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([999, 500, 10])
+    with torch.no_grad():
+        text = train_denoiser.embed(tokenizer, encoder, PROMPTS)
+        expected = unet(noisy, timesteps, text).sample
+        text, pooled = train_turbo.embed(tokenizer, encoders, PROMPTS)
+        added = {"text_embeds": pooled, "time_ids": torch.ones(3, 6)}
+        drawn = turbo_unet(unet)(noisy, timesteps, text, added_cond_kwargs=added).sample
+    assert (drawn - expected).abs().mean() < 0.02 * expected.std()
+
+
+def test_turbo_unet_refuses_another_architecture(weights: Path) -> None:
+    unet = train_denoiser.read_unet(weights / TURBO / "unet")
+    with pytest.raises(ValueError, match="do not fit"):
+        turbo_unet(torch.nn.ModuleDict({"other": unet}))
+
+
+def test_orthogonal_brings_all_singular_values_near_one() -> None:
+    for shape in ((8, 32), (32, 8)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonal(matrix))
+        assert ((values > 0.5) & (values < 1.4)).all()
+
+
+def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.SiLU(), torch.nn.Linear(16, 8))
+    inputs = torch.randn(64, 8)
+    losses: list[float] = []
+    saved: list[torch.nn.Module] = []
+
+    def loss(progress: float) -> torch.Tensor:
+        assert 0 <= progress < 1
+        value = (model(inputs) - inputs.roll(1, dims=1)).square().mean()
+        losses.append(float(value.detach()))
+        return value
+
+    lesson = Lesson([model], minutes=0.02, rate=3e-2, memory=0.9)
+    lesson.run(loss, saved.extend)
+    assert losses[-1] < 0.3 * losses[0]
+    assert saved[-1] is not model
+    assert float((saved[-1](inputs) - inputs.roll(1, dims=1)).square().mean()) < 0.5 * losses[0]
