@@ -15,7 +15,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
@@ -259,23 +258,23 @@ class ComfyUIClient:
     ) -> Iterator[None]:
         """A yield whenever the history is worth reading, until the deadline."""
         yield
-        with suppress(OSError, _SocketFailed):
-            for message in self._messages(deadline):
-                if _ends(message, prompt_id):
-                    yield
-                elif on_progress and (steps := _steps(message, prompt_id)):
-                    on_progress(*steps)
+        for message in self._messages(deadline):
+            if _ends(message, prompt_id):
+                yield
+            elif on_progress and (steps := _steps(message, prompt_id)):
+                on_progress(*steps)
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(POLL_SECONDS, left))
             yield
 
     def _messages(self, deadline: float) -> Iterator[Mapping[str, Any]]:
-        """Messages of the socket until the deadline; an ``idle`` one after some silence."""
+        """Messages of the socket until the deadline, or until it breaks; none where there is none.
+        An ``idle`` one comes after some silence."""
         try:
             from websockets.exceptions import WebSocketException
             from websockets.sync.client import connect
-        except ImportError as error:
-            raise _SocketFailed from error
+        except ImportError:
+            return
         url = f"{self.base_url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
         try:
             with connect(
@@ -290,12 +289,8 @@ class ComfyUIClient:
                         continue
                     if isinstance(frame, str):
                         yield json.loads(frame)
-        except WebSocketException as error:
-            raise _SocketFailed from error
-
-
-class _SocketFailed(Exception):
-    """There is no socket, or it broke: asking still works."""
+        except (OSError, WebSocketException):
+            return  # asking still works
 
 
 def parse_outputs(prompt_id: str, entry: Mapping[str, Any]) -> Outputs:

@@ -13,13 +13,20 @@ import ray
 from ray import ObjectRef, serve
 from ray.exceptions import ObjectLostError
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
-from deployments.config import ModelConfig
+from deployments.config import LiveConfig, ModelConfig
 from deployments.describer import DescriberConfig, DescriberHost
 from deployments.errors import AtelierError, LatentsLost
 from deployments.gemini import GeminiConfig, GeminiHost
 from deployments.host import ModelHost
-from deployments.types import GenerationRequest, GenerationResult, Progress
+from deployments.types import (
+    CheckedWeights,
+    GenerationRequest,
+    GenerationResult,
+    Progress,
+    WeightsSource,
+)
 
 T = TypeVar("T")
 
@@ -32,7 +39,8 @@ class ModelReplica(ModelHost):
         context = serve.get_replica_context()
         # NOTE: Serve has no public way for a replica to learn its own limit.
         limit = context._deployment_config.max_ongoing_requests
-        super().__init__(config, context.app_name, limit)
+        num_gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        super().__init__(config, context.app_name, limit, num_gpus)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
@@ -49,6 +57,23 @@ class ModelReplica(ModelHost):
             return
         async for item in _tell(super().generate(request_id, request)):
             yield _with_reference(item)
+
+    async def check_weights(  # type: ignore[override]
+        self, source: WeightsSource, max_bytes: int
+    ) -> CheckedWeights | AtelierError:
+        """As the host's; a failure is the answer, for Serve logs a trace of what is raised."""
+        try:
+            return await super().check_weights(source, max_bytes)
+        except AtelierError as error:
+            return error
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What ``WeightsRouter`` hears of this replica."""
+        return {"weights": list(self.resident_weights)}
+
+    def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Serve's call at the start and after a deployment that changed ``user_config`` alone."""
+        self.configure(LiveConfig(**(user_config or {})))
 
 
 class GeminiReplica(GeminiHost):
@@ -85,7 +110,13 @@ class DescriberReplica(DescriberHost):
 
 def build(args: dict[str, Any]) -> Application:
     """A model on hardware of ours. Raises ``ValidationError`` naming unknown and known keys."""
-    deployment = serve.deployment(ModelReplica, name="ModelHost", max_ongoing_requests=16)
+    routing = RequestRouterConfig(
+        request_router_class="deployments.request_router.WeightsRouter",
+        request_routing_stats_period_s=1.0,
+    )
+    deployment = serve.deployment(
+        ModelReplica, name="ModelHost", max_ongoing_requests=16, request_router_config=routing
+    )
     return deployment.bind(ModelConfig(**args))
 
 

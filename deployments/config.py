@@ -63,11 +63,21 @@ class ModelConfig(Strict):
         dtype: ``auto`` is float32 on a CPU and bfloat16 on a GPU.
         aliases: further names that requests may use.
         personal: the table user -> weights folder or hub id of the same base; the entry
-            ``default`` serves users that have no entry of their own.
+            ``default`` serves users that have no entry of their own. The deployment's
+            ``user_config`` may hold the table, too, and can be changed without a restart.
         max_resident_weights: how many sets of weights stay in memory, the least recently used
             idle one leaves first.
+        max_resident_bytes: how many bytes of them, the base's own among them; in place of the
+            number, unless that is given, too.
+        max_pinned_bytes: page-locked memory of the host that keeps copies of weights for a GPU.
         max_batch_rows, max_batch_tokens: one forward holds at most so many rows, and rows of at
             most so many latent tokens together (always at least one row).
+        memory_bytes: the replica's share of its device's memory. None is, on a GPU, the
+            deployment's ``num_gpus`` of all its memory; on a CPU, or without ``num_gpus``, nothing
+            is bounded.
+        denoise_bytes_per_token, decode_bytes_per_token: what a forward pass takes of memory for
+            each image token of each row, and decoding for each of a picture, beside the weights;
+            None is measured at the start, where memory is bounded.
         num_threads: torch's threads on a CPU; None leaves torch's choice.
         reference_pixels: how many pixels, about, the denoiser sees of each picture that an edit
             looks at, whatever the size drawn; each 256 of them are a token. None leaves it to the
@@ -95,8 +105,13 @@ class ModelConfig(Strict):
     aliases: tuple[str, ...] = ()
     personal: dict[str, str] = Field(default_factory=dict)
     max_resident_weights: int = Field(3, ge=1)
+    max_resident_bytes: int | None = Field(None, ge=1)
+    max_pinned_bytes: int = Field(8 * 2**30, ge=0)
     max_batch_rows: int = Field(16, ge=1)
     max_batch_tokens: int = Field(16384, ge=1)
+    memory_bytes: int | None = Field(None, ge=1)
+    denoise_bytes_per_token: float | None = Field(None, ge=0)
+    decode_bytes_per_token: float | None = Field(None, ge=0)
     num_threads: int | None = Field(None, ge=1)
     reference_pixels: int | None = Field(None, ge=32 * 32)
     quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
@@ -111,6 +126,16 @@ class ModelConfig(Strict):
     step_seconds: float | None = Field(None, ge=0)
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+
+
+class LiveConfig(Strict):
+    """The ``user_config`` of a model's deployment: what changes while its replicas keep running.
+
+    Attributes:
+        personal: as of ``ModelConfig``; an entry here wins over one of the same name there.
+    """
+
+    personal: dict[str, str] = Field(default_factory=dict)
 
 
 #: Fields of ``ModelConfig`` that only some families heed.
@@ -131,11 +156,12 @@ FAMILY_OPTIONS = frozenset(
 
 
 def locate(weights: str) -> str:
-    """An existing folder as an absolute path; anything else (a hub id) as it stands."""
+    """An existing folder, or safetensors file, as an absolute path; anything else (a hub id) as it
+    stands."""
     for base in (Path.cwd(), PROJECT_ROOT):
-        folder = base / weights
-        if folder.is_dir():
-            return str(folder)
+        path = base / weights
+        if path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
+            return str(path)
     return weights
 
 

@@ -8,15 +8,19 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from deployments.config import FAMILY_OPTIONS, ModelConfig, variable
-from deployments.engine.engine import Engine
+from deployments.config import FAMILY_OPTIONS, LiveConfig, ModelConfig, variable
+from deployments.engine.calibration import calibrate
+from deployments.engine.engine import UNBOUNDED, Engine
 from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
 from deployments.engine.inline import InlineRunner, Runner
+from deployments.engine.memory import Budget
+from deployments.engine.share import Appetite, Share
 from deployments.errors import AtelierError, Cancelled
 from deployments.families import family_class
 from deployments.families.base import Family
 from deployments.pictures import encode, encode_preview, shrink
 from deployments.types import (
+    CheckedWeights,
     Evicted,
     GeneratedImage,
     GenerationRequest,
@@ -26,6 +30,7 @@ from deployments.types import (
     ModelCard,
     Progress,
     SamplingParams,
+    WeightsSource,
 )
 
 logger = logging.getLogger(__name__)
@@ -43,12 +48,21 @@ class ModelHost:
         config: the application's arguments.
         model_id: name of the application, the model's id.
         max_ongoing_requests: what the deployment allows, told on the card.
+        num_gpus: what the deployment reserved of a GPU.
     """
 
-    def __init__(self, config: ModelConfig, model_id: str, max_ongoing_requests: int = 16) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        model_id: str,
+        max_ongoing_requests: int = 16,
+        num_gpus: float = 0.0,
+    ) -> None:
         started = time.monotonic()
-        opened = open_engine(config)
+        opened = open_engine(config, num_gpus)
+        self._config = config
         self._engine = opened.engine
+        self._family = opened.family
         self._reference_side = opened.family.reference_side
         self._ongoing: set[str] = set()
         self._card = make_card(config, opened, model_id, max_ongoing_requests)
@@ -79,8 +93,7 @@ class ModelHost:
 
         self._ongoing.add(request_id)
         try:
-            if request.images or request.mask:
-                request = await asyncio.to_thread(_shrunk, request, self._reference_side)
+            request = await self._prepare(request)
             if request_id not in self._ongoing:
                 raise Cancelled("the request was cancelled")
             self._engine.add(request_id, request, listen)
@@ -108,13 +121,37 @@ class ModelHost:
         """What this model is and accepts."""
         return self._card
 
+    @property
+    def resident_weights(self) -> tuple[str, ...]:
+        """Names of the weights in memory, as requests give them: sources by their ids."""
+        names = self._engine.load().resident_weights
+        sources = self._family.sources
+        return names if sources is None else tuple(map(sources.name_of, names))
+
     async def load(self) -> Load:
         """How busy this replica is."""
         return self._engine.load()
 
     async def evict(self) -> Evicted:
         """Drop weights that no request uses; they come back at the next request."""
-        return await asyncio.to_thread(self._engine.evict)
+        return await asyncio.to_thread(self._evict)
+
+    def configure(self, live: LiveConfig) -> None:
+        """Change what can change while requests run; those in flight keep what they have.
+
+        Raises ``ValueError`` when the model hosts no personal weights and is to.
+        """
+        sources = self._family.sources
+        if sources is None:
+            if live.personal:
+                raise ValueError("this model hosts no personal weights")
+            return
+        sources.configure({**self._config.personal, **live.personal})
+        self._card = replace(self._card, weights=sources.names)
+
+    async def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
+        """What a source of weights holds for this model; see ``Family.check_weights``."""
+        return await asyncio.to_thread(self._family.check_weights, source, max_bytes)
 
     async def check_health(self) -> None:
         """Raises when the engine's thread died or hangs, so that Serve replaces the replica."""
@@ -145,6 +182,23 @@ class ModelHost:
             max_batch_rows=finished.max_batch_rows,
         )
 
+    async def _prepare(self, request: GenerationRequest) -> GenerationRequest:
+        """The request as the engine takes it, and what it needs besides in memory."""
+        if self._family.sources is not None:
+            request = self._family.sources.resolve(request)
+        if request.images or request.mask:
+            request = await asyncio.to_thread(_shrunk, request, self._reference_side)
+        if request.all_loras:
+            await asyncio.to_thread(self._family.prepare, request)
+        return request
+
+    def _evict(self) -> Evicted:
+        others, weights = self._family.evict(), self._engine.evict()
+        return Evicted(
+            weights=weights.weights + others.weights,
+            num_bytes=weights.num_bytes + others.num_bytes,
+        )
+
     def _latents(self, request: GenerationRequest, finished: Finished) -> Latents | None:
         array = finished.latents
         if array is None:
@@ -169,8 +223,12 @@ class OpenedEngine:
     dtype: str
 
 
-def open_engine(config: ModelConfig) -> OpenedEngine:
-    """Load a model's weights and start its engine; takes seconds."""
+def open_engine(config: ModelConfig, num_gpus: float = 0.0) -> OpenedEngine:
+    """Load a model's weights and start its engine; takes seconds.
+
+    Raises ``ValueError`` for a configuration that no request could use, or a model that does not
+    fit its share of the memory.
+    """
     family_type = family_class(config.family)
     runner: Runner = InlineRunner()
     device, dtype = "cpu", "float32"
@@ -183,15 +241,61 @@ def open_engine(config: ModelConfig) -> OpenedEngine:
         runner = TorchRunner(device, config.num_threads)
     _check(config, family_type)
     family = family_type.load(config, device, dtype)
+    share, tokens_per_pixel = _share(config, family, runner, num_gpus)
     engine = Engine(
         family,
         runner,
         max_batch_rows=config.max_batch_rows,
         max_batch_tokens=config.max_batch_tokens,
-        max_resident_weights=config.max_resident_weights,
+        budget=_budget(config),
+        share=share,
+        tokens_per_pixel=tokens_per_pixel,
     )
     engine.start()
     return OpenedEngine(engine, family, device, dtype)
+
+
+def _share(
+    config: ModelConfig, family: Family, runner: Runner, num_gpus: float
+) -> tuple[Share, float]:
+    """The replica's share of its device's memory, and image tokens per pixel."""
+    num_bytes = config.memory_bytes
+    if num_bytes is None and runner.total_bytes is not None and num_gpus > 0:
+        num_bytes = round(runner.total_bytes * min(1.0, num_gpus))
+    if num_bytes is None:
+        return UNBOUNDED, 1 / 64
+    runner.bound(num_bytes)
+    measured = calibrate(family, runner, config)
+    told = Appetite(
+        denoise=_or(config.denoise_bytes_per_token, measured.appetite.denoise),
+        decode=_or(config.decode_bytes_per_token, measured.appetite.decode),
+    )
+    share = Share(num_bytes=num_bytes, appetite=told)
+    pixels = config.defaults.width * config.defaults.height
+    share.check(measured.weight_bytes, pixels * measured.tokens_per_pixel)
+    logger.info(
+        "memory: a share of %d bytes, weights %d, per token %.0f denoising, %.0f decoding",
+        num_bytes,
+        measured.weight_bytes,
+        told.denoise,
+        told.decode,
+    )
+    return share, measured.tokens_per_pixel
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _budget(config: ModelConfig) -> Budget:
+    """By number, unless bytes alone are given."""
+    is_by_number = (
+        config.max_resident_bytes is None or "max_resident_weights" in config.model_fields_set
+    )
+    return Budget(
+        max_sets=config.max_resident_weights if is_by_number else None,
+        max_bytes=config.max_resident_bytes,
+    )
 
 
 def _check(config: ModelConfig, family: type[Family]) -> None:
@@ -221,7 +325,8 @@ def make_card(
         sigmas=opened.family.sigmas,
         has_latents=opened.family.has_latents,
         loras=opened.family.lora_names,
-        weights=tuple(sorted(config.personal)),
+        weights=opened.family.sources.names if opened.family.sources else (),
+        takes_weights=opened.family.sources is not None,
         device=opened.device,
         dtype=opened.dtype,
         max_ongoing_requests=max_ongoing_requests,

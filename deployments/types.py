@@ -179,7 +179,8 @@ class SecondPass:
     """A second, larger drawing over the first one. ``None`` means as in the first pass.
 
     It follows text-to-image only. The picture's generator draws its noise where the first pass
-    left it; a variation, another seed size and churn's knobs stay as they were.
+    left it; a variation, another seed size and churn's knobs stay as they were. Where the first
+    pass has a ``true_cfg_scale``, ``guidance_scale`` is that of the second.
 
     Attributes:
         width, height: pixels of the final picture, multiples of ``size_multiple``. The first one
@@ -324,6 +325,13 @@ class GenerationRequest:
         return "image-to-image" if self.mask is None else "inpainting"
 
     @property
+    def all_loras(self) -> tuple[LoraUse, ...]:
+        """Those of the request, of its parts and of its second pass."""
+        second = self.second_pass.loras if self.second_pass else None
+        own = (part.loras for part in (*self.parts, *self.negative_parts))
+        return (*self.loras, *(use for uses in (second, *own) for use in uses or ()))
+
+    @property
     def notation(self) -> Weighting:
         """How the prompts are to be read."""
         return self.weighting if self.is_weighted else "plain"
@@ -448,6 +456,7 @@ class Load:
         work: image tokens times rows times steps still to run, the unit of expected work.
         resident_weights: names of the weights in memory.
         weight_bytes: bytes they take.
+        memory_bytes: the replica's share of its device's memory; None is not known.
     """
 
     num_running: int
@@ -455,6 +464,7 @@ class Load:
     work: float
     resident_weights: tuple[str, ...] = ()
     weight_bytes: int = 0
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

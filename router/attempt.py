@@ -20,7 +20,7 @@ from deployments.types import (
 )
 from router.events import EventHub
 from router.files import Files
-from router.job import JobProgress
+from router.job import JobImage, JobProgress
 from router.models import Models
 from router.routing import admit, resolve
 from router.scripts import Listener, Script
@@ -43,7 +43,7 @@ class Attempt:
         files: the owners' files.
         pictures: what was kept so far, by place.
         result: what the script told so far.
-        results: what the models gave so far.
+        prompt_tokens, seconds: see ``Job``; of what the models gave so far.
         is_interrupted: whether the job's owner asked it to end early.
     """
 
@@ -62,8 +62,9 @@ class Attempt:
         self.files = files
         self.is_interrupted = claim.job.interrupted
         self.result: Mapping[str, Any] = {}
-        self.pictures: dict[int, GeneratedImage] = {}
-        self.results: list[GenerationResult] = []
+        self.pictures: dict[int, GeneratedImage | JobImage] = {}
+        self.prompt_tokens = 0
+        self.seconds = 0.0
         self._claim = claim
         self._models = models
         self._jobs = jobs
@@ -124,14 +125,15 @@ class Attempt:
         async with aclosing(stream) as news:  # type: ignore[type-var]
             async for item in news:
                 if isinstance(item, GenerationResult):
-                    self.results.append(item)
+                    self.prompt_tokens += item.prompt_tokens
+                    self.seconds = max(self.seconds, item.seconds)
                     return item
                 if listen is not None:
                     listen(item)
                 self._advance(index, item)
         raise GenerationFailed("the model ended without a result")
 
-    def keep(self, place: int, image: GeneratedImage) -> None:
+    def keep(self, place: int, image: GeneratedImage | JobImage) -> None:
         """See ``Canvas``."""
         self.pictures[place] = image
 

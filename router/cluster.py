@@ -218,10 +218,12 @@ def _cause(error: RayTaskError) -> Exception:
 
 
 def _sum(replicas: Sequence[Load]) -> Load:
+    memory = [load.memory_bytes for load in replicas]
     return Load(
         num_running=sum(load.num_running for load in replicas),
         num_waiting=sum(load.num_waiting for load in replicas),
         work=sum(load.work for load in replicas),
         resident_weights=tuple(sorted({n for load in replicas for n in load.resident_weights})),
         weight_bytes=sum(load.weight_bytes for load in replicas),
+        memory_bytes=sum(told) if (told := [m for m in memory if m is not None]) else None,
     )

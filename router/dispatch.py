@@ -295,6 +295,9 @@ class Dispatcher:
     async def _keep_images(self, job: Job, attempt: Attempt) -> tuple[JobImage, ...]:
         kept = []
         for place, image in sorted(attempt.pictures.items()):
+            if isinstance(image, JobImage):
+                kept.append(image)
+                continue
             key = output_key(job.id, place, image.format)
             await self._images.put(key, image.data)
             kept.append(
@@ -372,8 +375,8 @@ def _outcome(
         images=images,
         error=told,
         result=attempt.result,
-        prompt_tokens=sum(result.prompt_tokens for result in attempt.results),
-        seconds=max((result.seconds for result in attempt.results), default=0.0),
+        prompt_tokens=attempt.prompt_tokens,
+        seconds=attempt.seconds,
     )
 
 

@@ -93,8 +93,7 @@ class FakeModels(Models):
     ) -> CheckedWeights:
         """Whatever there is fits, but what has ``misfit`` in its location, or too many bytes."""
         self._card(model)
-        path = Path(url2pathname(urlsplit(source.location).path))
-        num_bytes = path.stat().st_size if source.kind != "hub" and path.is_file() else 10
+        num_bytes = await asyncio.to_thread(_size_of, source)
         if "misfit" in source.location or num_bytes > max_bytes:
             raise InvalidRequest("the weights do not fit this model", param="weights")
         return CheckedWeights(location=source.location, parts=("unet",), num_bytes=num_bytes)
@@ -130,6 +129,11 @@ def fake_card(model_id: str = "sdxl-turbo", **fields: object) -> ModelCard:
         has_latents=True,
     )
     return replace(card, **fields)  # type: ignore[arg-type]
+
+
+def _size_of(source: WeightsSource) -> int:
+    path = Path(url2pathname(urlsplit(source.location).path))
+    return path.stat().st_size if source.kind != "hub" and path.is_file() else 10
 
 
 def _raise_asked_failure(prompt: str) -> None:

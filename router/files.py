@@ -42,6 +42,11 @@ class Files:
         """Its bytes. Raises ``NotFound`` when they were removed."""
         return await self._images.get(file.key)
 
+    async def pin(self, file: StoredFile) -> str:
+        """The key under which a job that needs the file keeps its bytes alive: what another job
+        saved is copied, for it goes with that job. Raises ``NotFound``."""
+        return file.key if file.job_id is None else await self._keep(await self.read(file))
+
     async def list(
         self, *, owner: str, kind: FileKind, subfolder: str | None = None
     ) -> Sequence[StoredFile]:
@@ -132,17 +137,21 @@ class Files:
     async def _put(
         self, data: bytes, *, owner: str, kind: FileKind, subfolder: str, name: str
     ) -> StoredFile:
-        key = await asyncio.to_thread(input_key, data)
-        await self._images.put(key, data)
         return StoredFile(
             owner=owner,
             kind=kind,
             subfolder=subfolder,
             name=name,
-            key=key,
+            key=await self._keep(data),
             num_bytes=len(data),
             created_at=self._clock(),
         )
+
+    async def _keep(self, data: bytes) -> str:
+        """Keep bytes as an input; their key."""
+        key = await asyncio.to_thread(input_key, data)
+        await self._images.put(key, data)
+        return key
 
 
 def _names(name: str) -> Iterator[str]:

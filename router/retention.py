@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 INPUT: Final = re.compile(r"inputs/[0-9a-f]{64}")
 #: What a job's picture is called in the job's own folder.
 OUTPUT: Final = re.compile(r"(image|temp)_[0-9]+\.[a-z]+")
+#: What lies under here are owners' weights, which no job saved.
+UPLOADS: Final = "weights/"
 #: How many input pictures are looked up at once.
 BATCH: Final = 200
 
@@ -104,7 +106,8 @@ class Retention:
 
     async def _sweep_size(self, max_total_bytes: int) -> int:
         num_removed = 0
-        total = sum([kept.num_bytes async for kept in self._images.list()])
+        kept = [kept async for kept in self._images.list() if not kept.key.startswith(UPLOADS)]
+        total = sum(one.num_bytes for one in kept)
         while total > max_total_bytes:
             ended = await self._jobs.ended_before(self._clock() - self._min_age_seconds)
             if not ended:

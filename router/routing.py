@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Final, TypeVar
 
 from deployments.errors import GenerationFailed, InvalidRequest, ModelNotReady, UnknownModel
@@ -26,6 +25,9 @@ MAX_SCHEDULE_STEPS: Final = 10_000
 
 #: How strongly a LoRA may act, and against its sense.
 MAX_LORA_WEIGHT: Final = 10
+
+#: Different LoRAs of one request, all of which are in memory while it is drawn.
+MAX_LORAS: Final = 16
 
 #: Seconds after which a caller may ask again for a model that is starting.
 STARTING_RETRY_SECONDS = 5.0
@@ -104,7 +106,8 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
             f"accepted: at most {card.max_input_images}",
             param="image",
         )
-    if request.weights is not None and request.weights not in card.weights:
+    is_own = request.weights_source is not None
+    if request.weights is not None and not is_own and request.weights not in card.weights:
         raise InvalidRequest(
             f"unknown weights {request.weights!r}; known: {', '.join(card.weights) or 'none'}",
             param="weights",
@@ -115,8 +118,11 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
 
 def _check_loras(card: ModelCard, request: GenerationRequest) -> None:
     """Raise ``InvalidRequest`` for a LoRA that the model has not, or that acts too strongly."""
-    parts = (*request.parts, *request.negative_parts, request.second_pass)
-    for use in chain(request.loras, *(part.loras or () for part in parts if part)):
+    uses = request.all_loras
+    if len({use.name for use in uses}) > MAX_LORAS:
+        message = f"{len(uses)} LoRAs are too many; accepted: at most {MAX_LORAS}"
+        raise InvalidRequest(message, param="loras")
+    for use in uses:
         if use.name not in card.loras:
             known = ", ".join(card.loras) or "none"
             raise InvalidRequest(
@@ -124,8 +130,9 @@ def _check_loras(card: ModelCard, request: GenerationRequest) -> None:
             )
         for weight in (use.weight, use.text_encoder_weight):
             if not -MAX_LORA_WEIGHT <= weight <= MAX_LORA_WEIGHT:
-                raise _out_of_range(
-                    f"weight of LoRA {use.name!r}", weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT
+                message = f"weight {weight} of LoRA {use.name!r} is out of range; "
+                raise InvalidRequest(
+                    f"{message}accepted: {-MAX_LORA_WEIGHT} to {MAX_LORA_WEIGHT}", param="loras"
                 )
 
 

@@ -16,7 +16,7 @@ from deployments.errors import (
     Overloaded,
     error_for,
 )
-from deployments.types import Evicted, GenerationRequest, ModelCard
+from deployments.types import Evicted, GenerationRequest, Load, ModelCard
 from router.dispatch import Dispatcher
 from router.events import EventHub, JobNews
 from router.files import Files
@@ -88,6 +88,11 @@ class GenerationService:
     def is_ready(self) -> bool:
         """Whether every configured model has a running replica."""
         return self._models.are_ready
+
+    @property
+    def loads(self) -> Mapping[str, Load]:
+        """How busy the ready models were, and how full, a few seconds ago."""
+        return self._dispatcher.loads
 
     def resolve(self, name: str) -> ModelCard:
         """The card with this id or alias; see ``routing.resolve`` for errors."""
@@ -365,7 +370,7 @@ class GenerationService:
         card = self._card_of(request, card)
         if request.weights is not None:
             own = await self.personal.find(request.weights, card, owner=owner)
-            request = replace(request, weights_source=own and own.source)
+            request = replace(request, weights_source=own.source if own else None)
         return admit(card, request)
 
     def _check_queue(self) -> None:

@@ -25,13 +25,14 @@ FOREIGN = {
     "transformers": ("deployments.families", "deployments.sketch"),
     "ray": (
         "deployments.app",
+        "deployments.request_router",
         "router.app",
         "router.ingress",
         "router.cluster",
         "benchmarks",
     ),
     "sqlalchemy": ("router.store", "benchmarks.claims"),
-    "obstore": ("router.store",),
+    "obstore": ("router.store", "deployments.families.upload"),
 }
 #: What a room may import of ours, by prefix of the importing module; the longest prefix decides.
 OURS = {

@@ -2,6 +2,7 @@
 
 The rules, in order:
 
+0. Fetch the weights of a waiting request, as soon as they find room: it costs the loop nothing.
 1. Decode what is denoised: somebody waits for nothing else, and it frees memory.
 2. Encode a waiting request while there is room, but at most ``MAX_ENCODES`` in a row when there
    are pictures to step.
@@ -15,8 +16,8 @@ of ``MAX_TURNS`` steps goes before all others.
 
 Nothing starves: the pictures in flight are bounded, so encoding stops until others are decoded;
 each picture takes part at least once in about ``MAX_TURNS`` steps plus the number of keys; and a
-request whose weights have no place in memory is overtaken ``MAX_OVERTAKEN`` times at most, then
-nothing is encoded before it.
+request whose weights find no room in memory is overtaken ``MAX_OVERTAKEN`` times at most, then
+nothing is fetched or encoded before it. While weights are on their way, others go on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from deployments.engine.memory import Stand
 from deployments.engine.second_pass import second_request
+from deployments.engine.share import num_rows
 from deployments.engine.state import RequestState
 from deployments.types import GenerationRequest
 
@@ -46,6 +49,7 @@ class Waiting:
 
     request_id: str
     weights: str | None
+    num_bytes: int
     work: float
     came: float
     num_overtaken: int = 0
@@ -62,8 +66,22 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """Begin to load the weights of this request, before others due earlier whose weights find no
+    room just now."""
+
+    request_id: str
+    overtaken: tuple[str, ...] = ()
+
+    @property
+    def request_ids(self) -> frozenset[str]:
+        """Whom the work concerns."""
+        return frozenset({self.request_id})
+
+
+@dataclass(frozen=True, slots=True)
 class Encode:
-    """Encode this request, before others due earlier whose weights find no place just now."""
+    """Encode this request, whose weights are there; ``overtaken`` as of ``Fetch``."""
 
     request_id: str
     overtaken: tuple[str, ...] = ()
@@ -101,7 +119,7 @@ class Decode:
         return frozenset(place.request_id for place in self.places)
 
 
-Work: TypeAlias = Encode | Denoise | Decode
+Work: TypeAlias = Fetch | Encode | Denoise | Decode
 
 
 class Batcher:
@@ -116,6 +134,7 @@ class Batcher:
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._limits: dict[type[Work], int] = {Denoise: max_tokens, Decode: max_tokens}
+        self._bounds: dict[type[Work], int] = {}
         self._waiting: dict[str, Waiting] = {}
         self._places: list[Place] = []
         self._clock = 0.0
@@ -127,11 +146,25 @@ class Batcher:
         """Whether there is nothing to do."""
         return not self._waiting and not self._places
 
-    def add(self, request_id: str, weights: str | None, work: float) -> None:
-        """Let a request wait for its encoding; ``work`` estimates its tokens times rows x steps."""
+    def add(self, request_id: str, weights: str | None, work: float, *, num_bytes: int = 0) -> None:
+        """Let a request wait for its encoding.
+
+        Args:
+            work: estimates its tokens times rows times steps.
+            num_bytes: what a picture of it takes beside the weights.
+        """
         self._waiting[request_id] = Waiting(
-            request_id=request_id, weights=weights, work=work, came=self._clock
+            request_id=request_id,
+            weights=weights,
+            num_bytes=num_bytes,
+            work=work,
+            came=self._clock,
         )
+
+    def bound(self, num_denoised: int, num_decoded: int) -> None:
+        """Let no forward pass, and no decoding, have more image tokens, but for a single picture:
+        what memory holds at the moment."""
+        self._bounds = {Denoise: num_denoised, Decode: num_decoded}
 
     def admit(self, request_id: str, states: Sequence[RequestState]) -> None:
         """Turn a waiting request into its pictures; they keep the time at which it came."""
@@ -150,15 +183,18 @@ class Batcher:
         self._waiting.pop(request_id, None)
         self._places = [place for place in self._places if place.request_id != request_id]
 
-    def choose(self, can_load: Callable[[str | None], bool]) -> Work | None:
-        """What to do next; changes nothing. ``can_load`` says whether weights find a place."""
+    def choose(self, stand: Callable[[str | None, int], Stand]) -> Work | None:
+        """What to do next; changes nothing. ``stand`` says how weights, and work that takes so many
+        bytes beside them, stand with the pool."""
         to_step = [place for place in self._places if not place.state.is_denoised]
         to_decode = [place for place in self._places if place.state.is_denoised]
+        arrival = self._next_arrival(stand)
+        if isinstance(arrival, Fetch):
+            return arrival
         if to_decode:
             return Decode(self._fill(to_decode, Decode))
-        encode = self._next_encode(can_load)
-        if encode and not (to_step and self._num_encodes >= MAX_ENCODES):
-            return encode
+        if arrival and not (to_step and self._num_encodes >= MAX_ENCODES):
+            return arrival
         return Denoise(self._fill(to_step, Denoise)) if to_step else None
 
     def record(self, work: Work) -> None:
@@ -166,6 +202,7 @@ class Batcher:
         self._turn += 1
         if isinstance(work, Encode):
             self._num_encodes += 1
+        if isinstance(work, Fetch | Encode):
             for request_id in work.overtaken:
                 self._waiting[request_id].num_overtaken += 1
         if isinstance(work, Denoise):
@@ -184,18 +221,23 @@ class Batcher:
     def _grown(self, limit: int) -> int:
         return min(self._max_tokens, limit * 2)
 
-    def _next_encode(self, can_load: Callable[[str | None], bool]) -> Encode | None:
+    def _next_arrival(self, stand: Callable[[str | None, int], Stand]) -> Fetch | Encode | None:
         num_rows = sum(place.state.num_rows for place in self._places)
         if self._places and num_rows >= MAX_FILL * self._max_rows:
             return None
         overtaken: list[str] = []
+        ready: Encode | None = None
         for waiting in sorted(self._waiting.values(), key=lambda w: w.came + w.work):
-            if can_load(waiting.weights):
-                return Encode(waiting.request_id, tuple(overtaken))
-            if waiting.num_overtaken >= MAX_OVERTAKEN:
-                return None
-            overtaken.append(waiting.request_id)
-        return None
+            match stand(waiting.weights, waiting.num_bytes):
+                case Stand.ABSENT:
+                    return Fetch(waiting.request_id, tuple(overtaken))
+                case Stand.READY:
+                    ready = ready or Encode(waiting.request_id, tuple(overtaken))
+                case Stand.NO_ROOM if waiting.num_overtaken >= MAX_OVERTAKEN:
+                    return ready
+                case Stand.NO_ROOM:
+                    overtaken.append(waiting.request_id)
+        return ready
 
     def _rank(self, place: Place) -> tuple[int, float]:
         if self._turn - place.turn >= MAX_TURNS:
@@ -207,11 +249,12 @@ class Batcher:
         ranked = sorted(places, key=self._rank)
         first, chosen = ranked[0], [ranked[0]]
         rows, tokens = _size(first, kind)
+        limit = min(self._limits[kind], self._bounds.get(kind, self._max_tokens))
         for place in ranked[1:]:
             if _group(place, kind) != _group(first, kind):
                 continue
             more_rows, more_tokens = _size(place, kind)
-            if rows + more_rows > self._max_rows or tokens + more_tokens > self._limits[kind]:
+            if rows + more_rows > self._max_rows or tokens + more_tokens > limit:
                 continue
             rows, tokens = rows + more_rows, tokens + more_tokens
             chosen.append(place)
@@ -250,9 +293,5 @@ def _estimate(request: GenerationRequest, is_partial: bool, tokens_per_pixel: fl
         steps = params.num_walked_steps
     elif is_partial and params.strength is not None:
         steps = max(1, round(steps * params.strength))
-    scale = params.guidance_scale if params.true_cfg_scale is None else params.true_cfg_scale
-    rows = max(1, len(request.parts))
-    if scale is not None and scale > 1:
-        rows += max(1, len(request.negative_parts))
     pixels = (params.width or 512) * (params.height or 512)
-    return params.num_images * steps * rows * pixels * tokens_per_pixel
+    return params.num_images * steps * num_rows(request) * pixels * tokens_per_pixel

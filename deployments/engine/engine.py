@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from deployments.engine.batcher import Batcher, Decode, Denoise, Encode, Work, estimate
+from deployments.engine.batcher import Batcher, Decode, Denoise, Encode, Fetch, Work, estimate
 from deployments.engine.events import Event, Failed, Listener
 from deployments.engine.flight import Flight
 from deployments.engine.inbox import Inbox
 from deployments.engine.inline import Runner
-from deployments.engine.memory import WeightsPool
-from deployments.engine.pipeline import Outcome, Pipeline
+from deployments.engine.memory import Budget, WeightsPool
+from deployments.engine.pipeline import FETCHING, Outcome, Pipeline
+from deployments.engine.share import Share
 from deployments.errors import AtelierError, Cancelled, GenerationFailed
 from deployments.types import Evicted, GenerationRequest, Load
 
@@ -27,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before looking again when requests wait for weights that others use.
 PAUSE = 0.05
+#: What is kept of weights when nothing else is said.
+DEFAULT_BUDGET: Final = Budget(max_sets=3)
+#: The share of who may take what there is.
+UNBOUNDED: Final = Share()
 
 
 class Engine:
@@ -39,7 +45,9 @@ class Engine:
         family: the model; only the engine's thread calls it.
         runner: the device that it runs on.
         max_batch_rows, max_batch_tokens: bounds of one forward pass; one picture always runs.
-        max_resident_weights: sets of weights kept in memory.
+        budget: what the sets of weights in memory may take together.
+        share: of the device's memory, which the weights and the work may take.
+        tokens_per_pixel: image tokens that a pixel is worth, until the first request tells.
     """
 
     def __init__(
@@ -49,17 +57,26 @@ class Engine:
         *,
         max_batch_rows: int = 16,
         max_batch_tokens: int = 16384,
-        max_resident_weights: int = 3,
+        budget: Budget = DEFAULT_BUDGET,
+        share: Share = UNBOUNDED,
+        tokens_per_pixel: float = 1 / 64,
     ) -> None:
         self._runner = runner
         self._inbox = Inbox()
         self._batcher = Batcher(max_rows=max_batch_rows, max_tokens=max_batch_tokens)
-        self._pool = WeightsPool(partial(runner.load, family.load_weights), max_resident_weights)
+        self._pool = WeightsPool(
+            partial(runner.load, family.load_weights),
+            replace(budget, max_total_bytes=share.usable_bytes),
+            expect=family.expected_bytes,
+            open_thread=runner.open,
+            on_loaded=self._inbox.wake,
+        )
         self._pipeline = Pipeline(family, runner, self._pool, self._batcher.shrink)
         self._flights: dict[str, Flight] = {}  # the engine's thread's own view of the inbox's
         self._thread = Thread(target=self._loop, name="engine", daemon=True)
         self._beat = monotonic()
-        self._tokens_per_pixel = 1 / 64
+        self._share = share
+        self._tokens_per_pixel = tokens_per_pixel
         self._must_trim = False
 
     def start(self) -> None:
@@ -81,6 +98,7 @@ class Engine:
         """
         flight = Flight(request_id=request_id, request=request, listener=listener)
         flight.estimate = estimate(request, self._tokens_per_pixel)
+        flight.num_bytes = self._share.bytes_of(request, self._tokens_per_pixel)
         self._inbox.add(flight)
 
     def cancel(self, request_id: str) -> bool:
@@ -97,6 +115,7 @@ class Engine:
             work=sum(flight.work for flight in flights),
             resident_weights=self._pool.names,
             weight_bytes=self._pool.num_bytes,
+            memory_bytes=self._share.num_bytes,
         )
 
     def evict(self) -> Evicted:
@@ -131,12 +150,15 @@ class Engine:
     def _close(self) -> None:
         self._join_and_leave(0)
         self._end_all(self._flights, Cancelled("the model is shutting down"))
+        self._pool.close()
 
     def _turn(self) -> float | None:
         """Choose, run, settle; returns how long the next turn may wait for news."""
         work: Work | None = None
         try:
-            work = self._batcher.choose(self._pool.can_acquire)
+            self._end_unfetched()
+            self._share_memory()
+            work = self._batcher.choose(self._pool.stand)
             if work is None:
                 return None if self._batcher.is_empty else PAUSE
             self._settle(work, self._run(work))
@@ -151,7 +173,12 @@ class Engine:
         self._beat = monotonic()
         for flight in arrived:
             self._flights[flight.request_id] = flight
-            self._batcher.add(flight.request_id, flight.request.weights, flight.estimate)
+            self._batcher.add(
+                flight.request_id,
+                flight.request.weights,
+                flight.estimate,
+                num_bytes=flight.num_bytes,
+            )
         for flight in cancelled:
             self._end(flight, Failed(error=Cancelled("the request was cancelled")))
         if self._must_trim:
@@ -160,6 +187,9 @@ class Engine:
 
     def _run(self, work: Work) -> list[Outcome]:
         match work:
+            case Fetch(request_id):
+                self._fetch(self._flights[request_id])
+                return []
             case Encode(request_id):
                 self._encode(self._flights[request_id])
                 return []
@@ -168,8 +198,37 @@ class Engine:
             case Decode():
                 return self._pipeline.decode(work)
 
+    def _fetch(self, flight: Flight) -> None:
+        """Begin to load the request's weights, which stay for it until it ends."""
+        error = self._pipeline.fetch(flight.request_id, flight.request, flight.num_bytes)
+        if error is not None:
+            self._end(flight, Failed(error=error))
+        else:
+            flight.has_fetched = True
+
+    def _share_memory(self) -> None:
+        """Set aside what the largest picture under way takes; batches may take what else is free.
+
+        Who has had weights fetched counts, too: so nobody waits for another who waits for him.
+        """
+        if self._share.num_bytes is None:
+            return
+        under_way = (f for f in self._flights.values() if f.has_fetched or not f.is_waiting)
+        self._pool.reserve(max((flight.num_bytes for flight in under_way), default=0))
+        if (bounds := self._share.max_tokens(self._pool.num_bytes)) is not None:
+            self._batcher.bound(*bounds)
+
+    def _end_unfetched(self) -> None:
+        """End the requests whose weights could not be loaded."""
+        for weights, error in self._pool.take_failures().items():
+            for flight in [f for f in self._flights.values() if f.request.weights == weights]:
+                if flight.is_waiting:
+                    flight.has_fetched = False  # what could not be loaded is held by nobody
+                    told = self._pipeline.explain(error, flight.request_id, FETCHING)
+                    self._end(flight, Failed(error=told))
+
     def _encode(self, flight: Flight) -> None:
-        states = self._pipeline.encode(flight.request_id, flight.request)
+        states = self._pipeline.encode(flight.request_id, flight.request, flight.num_bytes)
         if isinstance(states, AtelierError):
             self._end(flight, Failed(error=states))
             return
@@ -216,8 +275,9 @@ class Engine:
         """The last event of a request; everything that it held is free before it is told."""
         self._batcher.remove(flight.request_id)
         del self._flights[flight.request_id]
-        if not flight.is_waiting:
-            self._pool.release(flight.request.weights)
+        for is_held in (flight.has_fetched, not flight.is_waiting):
+            if is_held:
+                self._pool.release(flight.request.weights)
         if self._inbox.remove(flight.request_id):
             event = Failed(error=Cancelled("the request was cancelled"))
         self._tell(flight, event)

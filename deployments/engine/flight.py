@@ -24,6 +24,8 @@ class Flight:
     Attributes:
         added: when it was added, on the monotonic clock, in seconds.
         estimate: its work while it waits: timesteps times rows times image tokens.
+        num_bytes: what each of its pictures takes at once beside the weights.
+        has_fetched: whether its weights were loaded, or are, for it.
         states: one per picture, in order; empty until it is encoded.
         values: finished pictures by their index: pixels, or latents where those are asked for.
         max_batch_rows: the most rows any of its forward passes held so far.
@@ -36,6 +38,8 @@ class Flight:
     listener: Listener
     estimate: float = 0.0
     added: float = field(default_factory=monotonic)
+    num_bytes: int = 0
+    has_fetched: bool = False
     states: tuple[RequestState, ...] = ()
     values: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     max_batch_rows: int = 0

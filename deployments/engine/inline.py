@@ -32,8 +32,21 @@ class Runner(Protocol):
         """Compute: ``function(*args)``, without gradients."""
         ...
 
+    def measure(self, function: Callable[..., T], *args: object) -> tuple[T, int]:
+        """As ``run``, and the most bytes that it took meanwhile; 0 when that is not known."""
+        ...
+
     def trim(self) -> None:
         """Give memory that nothing uses back to the device."""
+        ...
+
+    @property
+    def total_bytes(self) -> int | None:
+        """All memory of the device; None when it is the host's own."""
+        ...
+
+    def bound(self, num_bytes: int) -> None:
+        """Let this process have no more of the device's memory, where the device can keep that."""
         ...
 
 
@@ -53,5 +66,16 @@ class InlineRunner:
         """``function(*args)``."""
         return function(*args)
 
+    def measure(self, function: Callable[..., T], *args: object) -> tuple[T, int]:
+        """``function(*args)``, and 0."""
+        return function(*args), 0
+
     def trim(self) -> None:
         """Nothing to give back."""
+
+    @property
+    def total_bytes(self) -> None:
+        """Unknown."""
+
+    def bound(self, num_bytes: int) -> None:
+        """Nothing can be kept."""

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+#: What is being done when weights are loaded, for the log and the caller.
+FETCHING: Final = "loading the weights of"
 OUT_OF_MEMORY: Final = "the request does not fit the device's memory; ask for a smaller picture"
 
 
@@ -70,13 +72,27 @@ class Pipeline:
         self._pool = pool
         self._on_split = on_split
 
+    def fetch(
+        self, request_id: str, request: GenerationRequest, num_bytes: int
+    ) -> AtelierError | None:
+        """Begin to load the request's weights for it; the error when that cannot even begin."""
+        begin = partial(self._pool.fetch, request.weights, num_bytes)
+        return self._attempt(begin, request_id, FETCHING, can_repeat=False)
+
+    def explain(self, error: Exception, request_id: str, stage: str) -> AtelierError:
+        """What to tell the caller of a failure."""
+        if isinstance(error, MemoryError):
+            logger.warning("request_id=%s ran out of memory while %s", request_id, stage)
+            return OutOfMemory(OUT_OF_MEMORY)
+        return self._told(error, request_id, stage)
+
     def encode(
-        self, request_id: str, request: GenerationRequest
+        self, request_id: str, request: GenerationRequest, num_bytes: int
     ) -> tuple[RequestState, ...] | AtelierError:
         """The request's pictures; its weights are acquired then, and released after an error."""
 
-        acquire = partial(self._pool.acquire, request.weights)
-        weights = self._attempt(acquire, request_id, "loading the weights of")
+        acquire = partial(self._pool.acquire, request.weights, num_bytes)
+        weights = self._attempt(acquire, request_id, FETCHING)
         if isinstance(weights, AtelierError):
             return weights
         encode = partial(self._states, request, weights)
@@ -178,11 +194,16 @@ class Pipeline:
             pass
         except Exception as error:
             return self._told(error, request_id, stage)
-        if can_repeat and self._pool.evict_idle().weights:
+        if can_repeat and self._evict_idle():
             self._runner.trim()
             return self._attempt(work, request_id, stage, can_repeat=False)
         logger.warning("request_id=%s ran out of memory while %s", request_id, stage)
         return OutOfMemory(OUT_OF_MEMORY)
+
+    def _evict_idle(self) -> bool:
+        """Let go of all that no request uses; whether there was anything."""
+        evicted = self._pool.evict_idle(), self._family.evict()
+        return any(each.weights for each in evicted)
 
     def _told(self, error: Exception, request_id: str, stage: str) -> AtelierError:
         """The error for the caller: ours as it is, anything else logged and kept from him."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -48,6 +49,36 @@ class TorchRunner:
         with torch.inference_mode():
             return self._guarded(function, *args)
 
+    def measure(self, function: Callable[..., T], *args: object) -> tuple[T, int]:
+        """As ``run``, and the most bytes that it took meanwhile.
+
+        On a CPU that is the growth of the process, where Linux tells it: about, and only while
+        nothing else in the process works.
+        """
+        if self._device.type != "cuda":
+            before = _reset_peak()
+            result = self.run(function, *args)
+            return result, max(0, _memory("VmHWM") - before)
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        allocated = torch.cuda.memory_allocated(self._device)
+        result = self.run(function, *args)
+        torch.cuda.synchronize(self._device)
+        return result, torch.cuda.max_memory_allocated(self._device) - allocated
+
+    @property
+    def total_bytes(self) -> int | None:
+        """All memory of a GPU; None on a CPU."""
+        if self._device.type != "cuda":
+            return None
+        return int(torch.cuda.get_device_properties(self._device).total_memory)
+
+    def bound(self, num_bytes: int) -> None:
+        """On a GPU, let the allocator refuse more: neighbours on the card keep their shares."""
+        total = self.total_bytes
+        if total is not None:
+            torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._device)
+
     def trim(self) -> None:
         """Give cached memory back to the device."""
         if self._device.type == "cuda":
@@ -64,6 +95,24 @@ class TorchRunner:
         # tensors, are freed before the cache is emptied.
         self.trim()
         raise MemoryError("the device has no memory left for this work")
+
+
+def _reset_peak() -> int:
+    """Forget the process's peak of memory, and return what it has now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _memory("VmHWM")
+    return _memory("VmRSS")
+
+
+def _memory(field: str) -> int:
+    """A figure of the process's memory, in bytes; 0 where there is no ``/proc``."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

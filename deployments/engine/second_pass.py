@@ -23,6 +23,7 @@ def second_request(request: GenerationRequest) -> GenerationRequest | None:
         strength=second.strength,
         num_inference_steps=second.num_inference_steps or first.num_inference_steps,
         guidance_scale=_own(second.guidance_scale, first.guidance_scale),
+        true_cfg_scale=first.true_cfg_scale and _own(second.guidance_scale, first.true_cfg_scale),
         scheduler=_own(second.scheduler, first.scheduler),
         sigmas=_own(second.sigmas, first.sigmas),
     )

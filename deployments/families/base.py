@@ -6,19 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from deployments.errors import UnsupportedField
+from deployments.types import Evicted
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from deployments.config import ModelConfig
     from deployments.engine.state import RequestState, Row
-    from deployments.types import GenerationRequest, Mode
+    from deployments.sources import Sources
+    from deployments.types import CheckedWeights, GenerationRequest, Mode, WeightsSource
 
 
 class Family(ABC):
     """One model family's code: encode, denoise, advance, follow, decode.
 
-    The engine calls every method from its one thread, without gradients. A family holds modules
+    The engine calls every method from its one thread, without gradients, but for those that say
+    otherwise. A family holds modules
     and tokenizers; it holds nothing of a request, since requests run through it interleaved.
 
     Class attributes:
@@ -32,6 +37,7 @@ class Family(ABC):
         has_latents: whether it does the tasks ``encode`` and ``decode``, starts from
             ``GenerationRequest.latents`` and has ``latents``; the gateway asks nothing of the sort
             of other families.
+        sources: where the sets of ``load_weights`` are read from; None when it has but its own.
         lora_names: names of ``GenerationRequest.loras`` that it knows.
     """
 
@@ -43,6 +49,7 @@ class Family(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     reference_side: int = 0
     has_latents: ClassVar[bool] = False
+    sources: Sources | None = None
     lora_names: tuple[str, ...] = ()
 
     @classmethod
@@ -52,11 +59,34 @@ class Family(ABC):
 
     @abstractmethod
     def load_weights(self, name: str | None) -> Any:
-        """A set of weights by its name in ``config.personal``; None is the base model's own.
+        """A set of weights by its name in ``sources``; None is the base model's own.
 
-        The result has ``name: str`` and ``num_bytes: int``; sets that are already in memory are
-        kept by the engine's pool, not here. Raises ``InvalidRequest`` for unknown names.
+        Called in threads of the pool's, beside everything else and beside itself. The result has
+        ``name: str`` and ``num_bytes: int``; sets that are already in memory are kept by the
+        engine's pool, not here. Raises ``InvalidRequest`` for unknown names.
         """
+
+    def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:  # noqa: ARG002
+        """What a source holds for this model, by its headers alone. Any thread may call.
+
+        Raises ``InvalidRequest`` when it does not fit, or has more bytes.
+        """
+        raise UnsupportedField("this model takes no weights but its own", param="base")
+
+    def prepare(self, request: GenerationRequest) -> None:  # noqa: B027 - most have nothing to do
+        """Read into memory what a request needs besides its weights, so that its encoding is quick.
+
+        Called before the engine has the request, in a thread of its own: unlike the others, this
+        runs beside them. Raises as ``encode`` does.
+        """
+
+    def evict(self) -> Evicted:
+        """Let go of what ``prepare`` read and no request uses. Any thread may call."""
+        return Evicted(weights=(), num_bytes=0)
+
+    def expected_bytes(self, name: str | None) -> int:  # noqa: ARG002
+        """About how many bytes ``load_weights(name)`` will take; never less, where it is known."""
+        return 0
 
     @abstractmethod
     def encode(self, request: GenerationRequest, weights: Any) -> tuple[RequestState, ...]:

@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import numpy as np
 
@@ -33,15 +33,21 @@ from deployments.engine.state import (
     picture_seed,
     variation_seed,
 )
-from deployments.errors import InvalidRequest
+from deployments.errors import GenerationFailed, InvalidRequest
 from deployments.families.base import Family
 from deployments.families.fake_latents import FACTOR, encode_picture, fake_walk, read_latents
 from deployments.families.fake_picture import Floats, Inputs, goals, read_inputs, way
 from deployments.families.wording import parts_of
+from deployments.sources import Sources
+from deployments.types import CheckedWeights
 
 if TYPE_CHECKING:
     from deployments.config import ModelConfig
-    from deployments.types import GenerationRequest
+    from deployments.types import GenerationRequest, WeightsSource
+
+
+#: What a set of weights pretends to take.
+NUM_BYTES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,7 @@ class FakeWeights:
     """A set of weights that is nothing but its name."""
 
     name: str
-    num_bytes: int = 1_000_000
+    num_bytes: int = NUM_BYTES
 
 
 class FakeFamily(Family):
@@ -60,9 +66,11 @@ class FakeFamily(Family):
     sigmas = ("normal", "karras")
     uses_torch = False
     has_latents = True
+    sources: Sources
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        self.sources = Sources(config.personal)
 
     @classmethod
     def load(cls, config: ModelConfig, device: str, dtype: str) -> Self:  # noqa: ARG003
@@ -71,10 +79,22 @@ class FakeFamily(Family):
 
     def load_weights(self, name: str | None) -> FakeWeights:
         """The base's own set, or one of ``config.personal``."""
-        if name is not None and name not in self.config.personal:
-            known = ", ".join(sorted(self.config.personal)) or "none"
-            raise InvalidRequest(f"unknown weights {name!r}; known: {known}", param="weights")
+        if name is not None:
+            location = self.sources.get(name).location
+            time.sleep(self.config.step_seconds or 0)
+            if "broken" in location:
+                raise GenerationFailed(f"weights {name!r} cannot be read")
         return FakeWeights(name=name or "")
+
+    def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
+        """Whatever there is fits, but what has ``misfit`` in its location."""
+        if "misfit" in source.location or max_bytes < NUM_BYTES:
+            raise InvalidRequest("the weights do not fit", param="weights")
+        return CheckedWeights(location=source.location, parts=("unet",), num_bytes=NUM_BYTES)
+
+    def expected_bytes(self, name: str | None) -> int:  # noqa: ARG002
+        """All sets are of one size."""
+        return NUM_BYTES
 
     def encode(self, request: GenerationRequest, weights: FakeWeights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""

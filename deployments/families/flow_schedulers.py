@@ -38,6 +38,9 @@ FLOW_SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 #: The most steps of a schedule; the noise levels of more would hardly differ.
 MAX_STEPS: Final = 10_000
 
+#: The range of a shift; 1 leaves the times evenly spaced.
+SHIFTS: Final = (0.01, 100.0)
+
 #: A flow's time runs from 0 to 1, its timesteps from 0 to this.
 NUM_TRAIN_TIMESTEPS: Final = 1000
 
@@ -47,7 +50,9 @@ _LEAST_SIGNAL: Final = 1e-3
 _CURVES: Final = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
-def build(name: str, sigmas: str, config: Any, steps: int, tokens: int) -> Any:
+def build(
+    name: str, sigmas: str, config: Any, steps: int, tokens: int, *, shift: float | None = None
+) -> Any:
     """A fresh scheduler for one picture, its steps set.
 
     It has ``add_noise`` and ``init_noise_sigma``, as other schedulers have. Every solver walks the
@@ -60,8 +65,9 @@ def build(name: str, sigmas: str, config: Any, steps: int, tokens: int) -> Any:
         config: the checkpoint's own scheduler configuration.
         steps: to take; solvers of higher order visit more timesteps.
         tokens: of the picture in the denoiser.
+        shift: see ``SamplingParams``; the last level before 0 is then where it falls.
     Raises:
-        InvalidRequest: unknown names, or too many steps.
+        InvalidRequest: unknown names, too many steps, or a shift out of range.
     """
     if name not in FLOW_SCHEDULERS:
         known = ", ".join(FLOW_SCHEDULERS)
@@ -73,6 +79,8 @@ def build(name: str, sigmas: str, config: Any, steps: int, tokens: int) -> Any:
         message = f"a flow is walked in at most {MAX_STEPS} steps, not {steps}"
         raise InvalidRequest(message, param="num_inference_steps")
     kind, options = FLOW_SCHEDULERS[name]
+    if shift is not None:
+        config = _shifted(config, shift)
     plain = {**dict.fromkeys(_CURVES, False), "use_dynamic_shifting": False, "shift_terminal": None}
     # NOTE: one dictionary, since options that a class does not know as its own are not overridden.
     scheduler = getattr(diffusers, kind).from_config({**config, **plain, **options})
@@ -138,6 +146,17 @@ def _levels(config: Any, sigmas: str, steps: int, tokens: int) -> Tensor:
     euler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **shift)
     levels: Tensor = euler.sigmas
     return levels
+
+
+def _shifted(config: Any, shift: float) -> dict[str, Any]:
+    """The configuration with a shift that is the same for pictures of every size."""
+    least, most = SHIFTS
+    if not least <= shift <= most:
+        message = f"shift {shift} is out of range; accepted: {least} to {most}"
+        raise InvalidRequest(message, param="shift")
+    mu = math.log(shift)
+    fixed = {"base_shift": mu, "max_shift": mu, "use_dynamic_shifting": True}
+    return {**config, **fixed, "time_shift_type": "exponential", "shift_terminal": None}
 
 
 def _shift(config: Any, tokens: int) -> float:

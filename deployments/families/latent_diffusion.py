@@ -16,14 +16,15 @@ from deployments.engine.second_pass import check_second_pass, second_request
 from deployments.engine.state import BatchKey, Pass, RequestState, picture_seed
 from deployments.errors import InvalidRequest, UnsupportedField
 from deployments.families import schedulers
-from deployments.families.adapted import adapted, all_adapted
 from deployments.families.autoencoder import Autoencoder, shrink, to_arrays
 from deployments.families.base import Family
-from deployments.families.checkpoint import Weights, num_bytes, read_personal, read_pipeline
+from deployments.families.checkpoint import Weights, num_bytes, read_pipeline
+from deployments.families.fitter import Fitter
 from deployments.families.given import Given, undrawn_latents
 from deployments.families.guidance import blended, conditioning_of, guided, leave_out_negative
 from deployments.families.lora_file import convert_stable_diffusion
 from deployments.families.lora_source import open_loras
+from deployments.families.personal import PersonalModules
 from deployments.families.schedulers import SCHEDULERS, SIGMAS
 from deployments.families.source import SourceReader
 from deployments.families.start import Start
@@ -31,6 +32,7 @@ from deployments.families.text_encoder import Conditioning, TextEncoder, prompt_
 from deployments.families.tiling import edges_joined
 from deployments.families.upscale import enlarged
 from deployments.families.walk import Walk, signal, walk_part
+from deployments.sources import Sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +41,13 @@ if TYPE_CHECKING:
 
     from deployments.config import ModelConfig
     from deployments.engine.state import Row
-    from deployments.types import GenerationRequest, LoraUse
+    from deployments.types import (
+        CheckedWeights,
+        Evicted,
+        GenerationRequest,
+        LoraUse,
+        WeightsSource,
+    )
 
 #: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
 _PREVIEW_LATENTS: Final = 32
@@ -62,6 +70,7 @@ class LatentDiffusion(Family):
     sigmas = tuple(SIGMAS)
     has_latents = True
     options = frozenset({"lora_folder", "loras", "max_lora_bytes"})
+    sources: Sources
     pipeline: ClassVar[str]
     omitted: ClassVar[dict[str, Any]]
     personal: ClassVar[tuple[str, ...]]
@@ -71,12 +80,13 @@ class LatentDiffusion(Family):
         self.base = pipeline
         self.autoencoder = Autoencoder(pipeline.vae)
         self.device = pipeline.device
-        self.loras = open_loras(
-            config,
-            {part: getattr(pipeline, part) for part in self.personal},
-            convert_stable_diffusion(pipeline.unet.config),
-        )
+        modules = {part: getattr(pipeline, part) for part in self.personal}
+        self.loras = open_loras(config, modules, convert_stable_diffusion(pipeline.unet.config))
         self.lora_names = self.loras.names
+        self._fitter = Fitter()
+        self.sources = Sources(config.personal)
+        self._own = PersonalModules(modules, config.max_pinned_bytes)
+        self._base_bytes = num_bytes([pipeline.vae, *modules.values()])
         self._reader = SourceReader(self.autoencoder.factor, config.limits.max_pixels)
 
     @classmethod
@@ -99,17 +109,31 @@ class LatentDiffusion(Family):
     def load_weights(self, name: str | None) -> Weights:
         """The base's own set, or a user's UNet and text encoders around the base's VAE."""
         if name is None:
-            parts = [getattr(self.base, part) for part in ("vae", *self.personal)]
-            size = num_bytes(parts)
+            size = self._base_bytes
             return Weights(name="", num_bytes=size, pipeline=self.base, is_pinned=True)
-        if name not in self.config.personal:
-            known = ", ".join(sorted(self.config.personal)) or "none"
-            raise InvalidRequest(f"unknown weights {name!r}; known: {known}", param="weights")
-        folder = locate(self.config.personal[name])
-        own = read_personal(name, folder, {p: getattr(self.base, p) for p in self.personal})
+        own = self._own.read(self.sources.get(name))
         pipeline = type(self.base)(**{**self.base.components, **own})
         pipeline.register_to_config(**self.base.config)  # such as force_zeros_for_empty_prompt
         return Weights(name=name, num_bytes=num_bytes(own.values()), pipeline=pipeline)
+
+    def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
+        """See ``Family.check_weights``."""
+        return self._own.check(source, max_bytes)
+
+    def expected_bytes(self, name: str | None) -> int:
+        """Of the base's modules, or of as many as weights may replace."""
+        return self._base_bytes if name is None else self._own.num_bytes
+
+    def prepare(self, request: GenerationRequest) -> None:
+        """Read the request's LoRAs."""
+        for use in request.all_loras:
+            self.loras.get(use.name)
+
+    def evict(self) -> Evicted:
+        """Let go of the LoRAs that no request uses, and of weights' copies for a GPU."""
+        evicted = self.loras.evict()
+        num_bytes = evicted.num_bytes + self._own.copies.clear()
+        return replace(evicted, num_bytes=num_bytes)
 
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""
@@ -135,7 +159,7 @@ class LatentDiffusion(Family):
     def text_adapted(self, pipeline: Any, uses: Sequence[LoraUse]) -> AbstractContextManager[None]:
         """Let the pipeline's text encoders read as these LoRAs have it meanwhile."""
         encoders = {part: getattr(pipeline, part) for part in self.personal if part != "unet"}
-        return all_adapted(encoders, self.loras.adapters(uses, is_text=True))
+        return self._fitter.all_fitted(encoders, self.loras.adapters(uses, is_text=True))
 
     def denoise(self, rows: Sequence[Row]) -> Sequence[Tensor]:
         """Each row's prediction, (1, channels, height, width) in float32."""
@@ -147,7 +171,8 @@ class LatentDiffusion(Family):
         timesteps = torch.stack([row.state.timesteps[row.state.step].float() for row in rows])
         adapters = [row.state.branches[row.branch].adapters for row in rows]
         is_tiling = rows[0].state.batch_key.is_tiling
-        with edges_joined(unet, is_tiling=is_tiling), adapted(unet, "unet", adapters):
+        fitted = self._fitter.fitted(unet, "unet", adapters)
+        with edges_joined(unet, is_tiling=is_tiling), fitted:
             predictions: Tensor = unet(
                 inputs,
                 timesteps.to(inputs.device),

@@ -8,16 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from deployments.errors import GenerationFailed, InvalidRequest
 from deployments.families.lora_file import Convert, Layers, LowRank, read_layers
+from deployments.types import Evicted
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from deployments.families.adapted import Adapters
+    from deployments.families.fitter import Adapters
     from deployments.types import LoraUse
 
 logger = logging.getLogger(__name__)
@@ -111,10 +112,13 @@ class Loras:
             )
         return tuple((self.get(name), weight) for name, weight in weights.items() if weight)
 
-    def evict(self) -> None:
+    def evict(self) -> Evicted:
         """Let go of all that no request uses."""
         with self._lock:
+            kept = {name: lora.num_bytes for name, lora in self._recent.items()}
             self._recent.clear()
+            gone = [name for name in kept if name not in self._alive]
+        return Evicted(weights=tuple(gone), num_bytes=sum(kept[name] for name in gone))
 
     def _num_kept(self) -> int:
         return sum(lora.num_bytes for lora in self._recent.values())
@@ -151,6 +155,6 @@ class Loras:
 
 def _placed(low: LowRank, module: Module, layer: str) -> LowRank:
     """On the device and in the precision in which the layer computes."""
-    device = module.get_submodule(layer).weight.device
+    weight: Any = module.get_submodule(layer).weight
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    return LowRank(low.down.to(device, dtype), low.up.to(device, dtype))
+    return LowRank(low.down.to(weight.device, dtype), low.up.to(weight.device, dtype))

@@ -268,6 +268,7 @@ class QwenImage(Family):
             self.base.scheduler.config,
             params.num_inference_steps,
             self._num_tokens(request),
+            shift=params.shift,
         )
         if request.latents is not None:
             return flow_schedulers.walk_part(scheduler, params)

@@ -16,7 +16,7 @@ from deployments.families.wording import Part, Wording, parts_of, wordings_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deployments.families.adapted import Adapters
+    from deployments.families.fitter import Adapters
     from deployments.types import GenerationRequest, Weighting
 
 
@@ -29,6 +29,10 @@ MAX_ALL_CHUNKS: Final = 400
 #: A short text beside a long one is repeated while that makes neither more than so many times as
 #: long as the longest, as ComfyUI does.
 MAX_REPEATED: Final = 4
+
+#: Means of hidden states are about zero when smaller than this share of their spread. Those of
+#: OpenAI's CLIP are a tenth of it.
+CENTRED: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +130,8 @@ class TextEncoder:
 def weighed(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
     """(k, 77, width) with each token's state times its weight, then each chunk's mean restored.
 
-    That is the web UI's emphasis "Original"; chunks without weights are left as they are.
+    That is the web UI's emphasis "Original"; chunks without weights are left as they are. Those
+    with a mean of about zero have none to restore: that is its emphasis "No norm".
     """
     if not _has_weights(chunks):
         return hidden
@@ -134,8 +139,12 @@ def weighed(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
     plain = hidden.float()
     emphasised = plain * weights[..., None].to(plain.device)
     before, after = plain.mean((1, 2), keepdim=True), emphasised.mean((1, 2), keepdim=True)
+    # NOTE: the means of centred states are rounding errors, and so would their quotient be.
+    least = CENTRED * plain.std((1, 2), keepdim=True)
+    is_centred = torch.minimum(before.abs(), after.abs()) < least
+    restored = torch.where(is_centred, emphasised, emphasised * (before / after))
     has_weights = (weights != 1).any(1)[:, None, None].to(plain.device)
-    return torch.where(has_weights, emphasised * (before / after), plain).to(hidden.dtype)
+    return torch.where(has_weights, restored, plain).to(hidden.dtype)
 
 
 def interpolated(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:

@@ -23,6 +23,11 @@ _FEW_ROWS: Final = 4
 _SAVE_EVERY: Final = 180.0
 
 
+def pick_device() -> torch.device:
+    """The GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Muon:
     """Momentum whose steps are made orthogonal, for matrices; Adam for all other parameters.
 
@@ -120,9 +125,13 @@ class Lesson:
         for parameter in self._optimizer.parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, 1.0)
-        self._optimizer.step(self._rate * _pace(progress))
+        norm = torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, 1.0)
         self._num_steps += 1
+        if not torch.isfinite(norm):
+            # NOTE: plain attention adds 0 times fresh memory, which once in a while holds a NaN.
+            logger.warning("step %d: the gradient is not finite; left out", self._num_steps)
+            return float(loss.detach())
+        self._optimizer.step(self._rate * _pace(progress))
         self._average()
         return float(loss.detach())
 

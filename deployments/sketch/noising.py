@@ -35,6 +35,6 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
     x = sqrt(a) x0 + sqrt(1 - a) e and v = sqrt(a) e - sqrt(1 - a) x0, with a the cumulated alpha
     (Salimans and Ho 2022).
     """
-    alphas = _ALPHAS[timesteps].view(-1, 1, 1, 1)
+    alphas = _ALPHAS.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
     signal, spread = alphas.sqrt(), (1 - alphas).sqrt()
     return signal * clean + spread * noise, signal * noise - spread * clean

@@ -55,9 +55,9 @@ HUGE: Final = (
 )
 
 
-def draw_sheet(form: Format, draw: Drawn, rng: Random) -> tuple[Tensor, list[str]]:
-    """Latents (count, 4, height / 8, width / 8) and the captions."""
-    scenes, captions = zip(*(draw(rng) for _ in range(form.count)), strict=True)
+def draw_sheet(form: Format, draw: Drawn, rng: Random, times: int = 1) -> tuple[Tensor, list[str]]:
+    """Latents (times * count, 4, height / 8, width / 8) and the captions."""
+    scenes, captions = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
     return thumbnails(_pixels(scenes, form)), list(captions)
 
 

@@ -154,8 +154,8 @@ def thumbnails(pixels: Tensor) -> Tensor:
     """The same latents without the network; sides are multiples of 8."""
     halves = torch.nn.functional.avg_pool2d(pixels, (4, 8))
     upper, lower = halves[:, :, 0::2], halves[:, :, 1::2]
-    scales = torch.tensor(SCALES, device=pixels.device)
-    colours = torch.einsum("cd,ndhw->nchw", torch.tensor(_BASIS), (upper + lower) / 2)
+    scales, basis = (torch.tensor(v, device=pixels.device) for v in (SCALES, _BASIS))
+    colours = torch.einsum("cd,ndhw->nchw", basis, (upper + lower) / 2)
     colours = colours * scales[:3, None, None]
     brighter = (upper - lower).mean(1, keepdim=True) * (math.sqrt(3) / 2) * scales[3]
     return torch.cat([colours, brighter], dim=1)

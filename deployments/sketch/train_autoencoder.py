@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait, random_scene
 from deployments.sketch.thumbnails import thumbnail_autoencoder, thumbnails
@@ -49,7 +49,7 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
         vae = thumbnail_autoencoder(SCALING_FACTOR)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    vae.to(memory_format=torch.channels_last)
+    vae.to(pick_device(), memory_format=torch.channels_last)
     lesson = Lesson([vae], minutes=minutes, rate=8e-3, memory=0.99)
     lesson.run(lambda _progress: _loss(vae, rng), partial(_save, folder))
 
@@ -57,9 +57,10 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
 def _loss(vae: Any, rng: Random) -> Tensor:
     """Mean distance to smooth pictures of what latents with a little noise are decoded to."""
     (width, height), count = rng.choice(_SIZES)
-    pixels = torch.stack([_picture(rng, width, height) for _ in range(count)])
+    pictures = [_picture(rng, width, height) for _ in range(count)]
+    pixels = torch.stack(pictures).to(vae.device)
     latents = thumbnails(pixels)
-    spread = torch.rand(count, 1, 1, 1).square() * 0.12
+    spread = torch.rand(count, 1, 1, 1, device=vae.device).square() * 0.12
     latents = latents + torch.randn_like(latents) * spread
     drawn = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
     # What the drawer shows once in a while counts as much: errors stand at edges, and all are few.

@@ -1,6 +1,7 @@
 """Trains the denoiser of the Stable Diffusion 1 folder.
 
     python -m deployments.sketch.train_denoiser FOLDER [--minutes 60] [--seed 0] [--begin 0]
+                                                 [--times 1]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
 trained on if it exists.
@@ -22,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
@@ -42,21 +43,21 @@ _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], .
 )
 
 
-def teach(folder: Path, minutes: float, begin: float, seed: int) -> None:
+def teach(folder: Path, minutes: float, *, begin: float, times: int, seed: int) -> None:
     """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
     torch.manual_seed(seed)
     rng = Random(seed)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-    encoder.requires_grad_(False)
+    encoder.requires_grad_(False).to(pick_device())
     model = made_trainable(read_unet(folder / "unet") or unet(encoder.config.hidden_size))
     lesson = Lesson([model], minutes=minutes, rate=2e-2, memory=0.995)
 
     def loss(progress: float) -> Tensor:
         form = pick_format(begin + (1 - begin) * progress, rng)
-        clean, captions = draw_sheet(form, captioned, rng)
+        clean, captions = draw_sheet(form, captioned, rng, times)
         text = embed(tokenizer, encoder, forgotten(captions, rng))
-        return denoising_loss(model, clean, text, form)
+        return denoising_loss(model, clean.to(model.device), text, form)
 
     lesson.run(loss, partial(_save, folder / "unet"))
 
@@ -69,10 +70,11 @@ def read_unet(folder: Path) -> Any:
 
 
 def made_trainable(model: Any) -> Any:
-    """Laid out and set up for the processor: for few tokens, plain attention is the fastest."""
-    if torch.device("cpu") == model.device:
+    """On the device; for a processor and few tokens, plain attention is the fastest."""
+    device = pick_device()
+    if device.type == "cpu":
         model.set_attn_processor(AttnProcessor())
-    return model.to(memory_format=torch.channels_last)
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def pick_format(progress: float, rng: Random) -> Format:
@@ -102,7 +104,8 @@ def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
 @torch.no_grad()
 def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Tensor:
     """(n, 77, width): the encoder's last hidden states."""
-    hidden: Tensor = encoder(tokens(tokenizer, captions)).last_hidden_state
+    ids = tokens(tokenizer, captions).to(encoder.device)
+    hidden: Tensor = encoder(ids).last_hidden_state
     return hidden
 
 
@@ -110,7 +113,7 @@ def denoising_loss(
     model: Any, clean: Tensor, text: Tensor, form: Format, **conditions: Any
 ) -> Tensor:
     """Mean squared error of the velocity at random timesteps, later ones for larger pictures."""
-    timesteps = random_timesteps(len(clean), form)
+    timesteps = random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
     with torch.autocast(clean.device.type, torch.bfloat16):
@@ -138,11 +141,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
+    parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    teach(given.folder, given.minutes, given.begin, given.seed)
+    teach(given.folder, given.minutes, begin=given.begin, times=given.times, seed=given.seed)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
 from deployments.sketch.train_denoiser import (
@@ -44,14 +44,16 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
     source = folder if (folder / "unet").is_dir() else start
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32)
+    encoder.to(pick_device())
     model = made_trainable(read_unet(source / "unet"))
     lesson = Lesson([model, encoder], minutes=minutes, rate=3e-3, memory=0.98)
 
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
         clean, captions = draw_sheet(form, partial(_drawn, look), rng)
-        text = encoder(tokens(tokenizer, forgotten(captions, rng))).last_hidden_state
-        return denoising_loss(model, clean, text, form)
+        ids = tokens(tokenizer, forgotten(captions, rng)).to(model.device)
+        text = encoder(ids).last_hidden_state
+        return denoising_loss(model, clean.to(model.device), text, form)
 
     lesson.run(loss, partial(_save, folder))
 

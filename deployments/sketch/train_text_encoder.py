@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.captions import captions
-from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.meaning import QUESTIONS, answers
 from deployments.sketch.tokenizer import MAX_LENGTH, learn_tokenizer
 from deployments.sketch.wording import captioned
@@ -65,6 +65,8 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
         tokenizer.save_pretrained(folder / "tokenizer")
         encoder = CLIPTextModel(text_config(tokenizer))
     head = torch.nn.Linear(WIDTH, sum(1 + len(choices) for choices in QUESTIONS.values()))
+    for module in (encoder, head):
+        module.to(pick_device())
     lesson = Lesson([encoder, head], minutes=minutes, rate=3e-2, memory=0.99)
     lesson.run(
         lambda _progress: _loss(tokenizer, encoder, head, rng),
@@ -86,14 +88,14 @@ def _loss(tokenizer: Any, encoder: Any, head: Any, rng: Random) -> Tensor:
         truncation=True,
         max_length=length,
         return_tensors="pt",
-    ).input_ids
+    ).input_ids.to(encoder.device)
     hidden = encoder(ids).last_hidden_state
     ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
-    later = ends + (torch.rand(len(ends)) * (length - ends)).long()
-    rows = torch.arange(len(ends))
+    later = ends + (torch.rand(len(ends), device=ids.device) * (length - ends)).long()
+    rows = torch.arange(len(ends), device=ids.device)
     logits = head(torch.cat([hidden[rows, ends], hidden[rows, later]]))
-    wanted = torch.tensor([answers(scene) for scene in scenes]).repeat(2, 1)
-    total = torch.zeros(())
+    wanted = torch.tensor([answers(scene) for scene in scenes], device=ids.device).repeat(2, 1)
+    total = torch.zeros((), device=ids.device)
     for index, part in enumerate(logits.split([1 + len(c) for c in QUESTIONS.values()], dim=1)):
         total = total + cross_entropy(part, wanted[:, index])
     return total / len(QUESTIONS)

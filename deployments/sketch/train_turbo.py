@@ -1,14 +1,17 @@
-"""Trains the Stable Diffusion XL folder for few steps without guidance.
+"""Trains the Stable Diffusion XL folder for few steps without guidance, and its plain sister.
 
-    python -m deployments.sketch.train_turbo FOLDER --start SD_FOLDER [--minutes 20] [--seed 0]
+    python -m deployments.sketch.train_turbo FOLDER --start SD_FOLDER [--minutes 30] [--seed 0]
+                                                    [--rate 0.01] [--huge 0.25] [--times 1]
 
 FOLDER's ``unet`` is trained on if it exists; else everything is made from SD_FOLDER, a trained
-Stable Diffusion 1. Text encoders stay as they are.
+Stable Diffusion 1. Text encoders stay as they are. A share of the pictures is drawn without pooled
+text and sizes, so that SD_FOLDER's ``unet`` can be taken from it again: one training for both.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -18,48 +21,71 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from torch.nn.functional import layer_norm
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.lesson import Lesson, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
-from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, Format, draw_sheet
+from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.train_denoiser import UNNAMED, made_trainable, read_unet, tokens
-from deployments.sketch.turbo import turbo_encoders, turbo_unet
+from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 from deployments.sketch.wording import captioned
 
 #: Sizes, each kind with its weight.
-_KINDS: Final = ((0.25, MEDIUM), (0.4, LARGE), (0.35, HUGE))
+_KINDS: Final = ((0.3, TINY), (0.25, SMALL), (0.3, MEDIUM), (0.15, LARGE))
 #: Timesteps that 4 and 8 steps visit.
-_VISITED: Final = (999, 999, 874, 749, 749, 624, 499, 499, 374, 249, 249, 124)
+_VISITED: Final = (999, 999, 999, 874, 874, 749, 749, 749, 624, 499, 499, 374, 249, 124)
+#: Share of the pictures whose timesteps are such ones; the others' are any.
+_FEW: Final = 0.6
+#: Share of the pictures without pooled text and sizes.
+_PLAIN: Final = 0.4
 
 
-def teach(folder: Path, start: Path, minutes: float, seed: int) -> None:
-    """Train the UNet for some minutes."""
+def teach(
+    folder: Path, start: Path, minutes: float, *, rate: float, huge: float, times: int, seed: int
+) -> None:
+    """Train the UNet for some minutes; ``huge`` is the largest sizes' share of the second half."""
     torch.manual_seed(seed)
     rng = Random(seed)
     if not (folder / "unet").is_dir():
         _begin(folder, start)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    encoders = [
-        kind.from_pretrained(folder / name, dtype=torch.float32).eval()
-        for kind, name in (
-            (CLIPTextModel, "text_encoder"),
-            (CLIPTextModelWithProjection, "text_encoder_2"),
-        )
-    ]
-    model = made_trainable(read_unet(folder / "unet"))
-    lesson = Lesson([model], minutes=minutes, rate=8e-3, memory=0.99)
+    encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+    encoder.eval().to(pick_device())
+    # NOTE: trained on text as loud as all else, since a step is as large for small weights.
+    model = made_trainable(amplify(read_unet(folder / "unet"), LOUD))
+    lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
+    conditions = Conditions(model)
 
-    def loss(_progress: float) -> Tensor:
-        [forms] = rng.choices([forms for _, forms in _KINDS], [weight for weight, _ in _KINDS])
-        form = rng.choice(forms)
-        clean, captions = draw_sheet(form, captioned, rng)
-        text, pooled = embed(tokenizer, encoders, captions)
-        forgets = torch.rand(form.count) < UNNAMED
+    def loss(progress: float) -> Tensor:
+        form = _pick_format(rng, huge if progress > 0.5 else 0.0)
+        clean, captions = draw_sheet(form, captioned, rng, times)
+        clean = clean.to(model.device)
+        text, pooled = embed(tokenizer, encoder, captions)
+        forgets = torch.rand(len(clean)) < UNNAMED
         text[forgets], pooled[forgets] = 0, 0
+        conditions.is_told = torch.rand(len(clean)) >= _PLAIN
         return _loss(model, clean, text, pooled, form)
 
-    lesson.run(loss, partial(_save, folder / "unet"))
+    lesson.run(loss, partial(_save, folder / "unet", start / "unet"))
+
+
+class Conditions:
+    """What pooled text and sizes add to the time embedding, for those rows that are told them."""
+
+    def __init__(self, model: Any) -> None:
+        self.is_told = torch.ones(0, dtype=torch.bool)
+        model.add_embedding.register_forward_hook(self._hide)
+
+    def _hide(self, _module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        return output * self.is_told[:, None].to(output)
+
+
+def _pick_format(rng: Random, huge: float) -> Format:
+    if rng.random() < huge:
+        return rng.choice(HUGE)
+    [forms] = rng.choices([forms for _, forms in _KINDS], [weight for weight, _ in _KINDS])
+    return rng.choice(forms)
 
 
 def _begin(folder: Path, start: Path) -> None:
@@ -74,38 +100,42 @@ def _begin(folder: Path, start: Path) -> None:
 
 
 @torch.no_grad()
-def embed(
-    tokenizer: Any, encoders: Sequence[Any], captions: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """(n, 77, width) of both encoders side by side, and (n, pooled)."""
-    ids = tokens(tokenizer, captions)
-    outputs = [encoder(ids, output_hidden_states=True) for encoder in encoders]
-    text = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-    return text, outputs[1].text_embeds
+def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What both of SDXL's encoders say, (n, 77, 2 width) and pooled (n, width), in one run.
+
+    The first model's encoder says it, as ``turbo_encoders`` are made of it; the text is not loud.
+    """
+    ids = tokens(tokenizer, captions).to(encoder.device)
+    hidden = encoder(ids).last_hidden_state
+    ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+    pooled = layer_norm(hidden[torch.arange(len(ids), device=ids.device), ends], hidden.shape[-1:])
+    return torch.cat([hidden, hidden], dim=-1), pooled
 
 
 def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format) -> Tensor:
     """Mean squared error of the velocity at the timesteps of few steps, and near them."""
     chosen = torch.tensor(_VISITED)[torch.randint(len(_VISITED), (len(clean),))]
     anywhere = torch.randint(NUM_TIMESTEPS, (len(clean),))
-    timesteps = torch.where(torch.rand(len(clean)) < 0.75, chosen, anywhere)
+    timesteps = torch.where(torch.rand(len(clean)) < _FEW, chosen, anywhere).to(clean.device)
     noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
     size = [form.height, form.width]
-    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32).expand(len(clean), -1)
+    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=clean.device)
     with torch.autocast(clean.device.type, torch.bfloat16):
         predicted = model(
             noisy.to(memory_format=torch.channels_last),
             timesteps,
             text,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(clean), -1)},
             return_dict=False,
         )[0]
     loss: Tensor = (predicted.float() - velocity).square().mean()
     return loss
 
 
-def _save(folder: Path, modules: Any) -> None:
-    save_half(modules[0], folder)
+def _save(folder: Path, plain: Path, modules: Any) -> None:
+    written = amplify(copy.deepcopy(modules[0]), 1 / LOUD)
+    save_half(written, folder)
+    save_half(plain_unet(written), plain)
 
 
 def main() -> None:
@@ -113,12 +143,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--start", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--huge", type=float, default=0.25)
+    parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    teach(given.folder, given.start, given.minutes, given.seed)
+    teach(
+        given.folder,
+        given.start,
+        given.minutes,
+        rate=given.rate,
+        huge=given.huge,
+        times=given.times,
+        seed=given.seed,
+    )
 
 
 if __name__ == "__main__":

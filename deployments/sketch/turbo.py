@@ -23,7 +23,7 @@ _SIZE_WIDTH: Final = 32
 #: The residual stream is made this small, so that it vanishes beside the norm that is added to it.
 _SMALL: Final = 1 / 64
 #: What is added is this much larger than the norm; the UNet's first look at it is as much smaller.
-_LOUD: Final = 16.0
+LOUD: Final = 16.0
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def _grow(model: Any, trained: Any) -> None:
     # act(x) - act(-x) = x for CLIP's activation, x sigmoid(1.702 x): the block hands the norm on.
     eye = torch.eye(WIDTH)
     norming.mlp.fc1.weight[: 2 * WIDTH] = torch.cat([eye, -eye])
-    norming.mlp.fc2.weight[:, : 2 * WIDTH] = torch.cat([eye, -eye], dim=1) * _LOUD
+    norming.mlp.fc2.weight[:, : 2 * WIDTH] = torch.cat([eye, -eye], dim=1) * LOUD
 
 
 @torch.no_grad()
@@ -69,10 +69,32 @@ def turbo_unet(trained: Any) -> UNet2DConditionModel:
     state = copy.copy(trained.state_dict())
     for name, tensor in state.items():
         if "attn2.to_k" in name or "attn2.to_v" in name:
-            state[name] = torch.cat([tensor, tensor], dim=1) / (2 * _LOUD)
+            state[name] = torch.cat([tensor, tensor], dim=1) / (2 * LOUD)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith("add_embedding") for name in missing):
         raise ValueError(f"these UNets do not fit: {missing} {unexpected}")
     model.add_embedding.linear_2.weight.zero_()
     model.add_embedding.linear_2.bias.zero_()
+    return model
+
+
+@torch.no_grad()
+def amplify(model: Any, factor: float) -> Any:
+    """Multiply the layers that look at the text first; the same model, changed in place."""
+    for name, parameter in model.named_parameters():
+        if "attn2.to_k" in name or "attn2.to_v" in name:
+            parameter.mul_(factor)
+    return model
+
+
+@torch.no_grad()
+def plain_unet(trained: Any) -> UNet2DConditionModel:
+    """Stable Diffusion 1's UNet, from SDXL's: what that draws without pooled text and sizes."""
+    model = unet(WIDTH)
+    state = {k: v for k, v in trained.state_dict().items() if not k.startswith("add_embedding")}
+    for name, tensor in state.items():
+        if "attn2.to_k" in name or "attn2.to_v" in name:
+            first, second = tensor.split(WIDTH, dim=1)
+            state[name] = (first + second) * LOUD
+    model.load_state_dict(state)
     return model

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from deployments.errors import AtelierError
 from deployments.types import GenerationRequest, ModelCard, SamplingParams
 from router.apis.idempotency import idempotency_of
+from router.apis.loras import LoraBodies, parse_loras
 from router.apis.route import api_route, owner_of
 from router.auth import Authenticator
 from router.job import Job
@@ -38,6 +39,7 @@ class GenerateBody(BaseModel):
     seed: Annotated[int | None, Field(ge=-1, lt=2**32, description="-1 or null draws one")] = None
     negative_prompt: Annotated[str | None, Field(description="What it must not show.")] = None
     model: Annotated[str | None, Field(description="A model's id or alias.")] = None
+    loras: Annotated[LoraBodies, Field(description="The model's LoRAs to use.")] = None
 
     @field_validator("prompt")
     @classmethod
@@ -111,6 +113,7 @@ def parse(
         model=card.id if card else body.model,
         weights=weights,
         params=params,
+        loras=parse_loras(body.loras),
     )
 
 

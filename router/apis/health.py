@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from deployments.types import ModelCard
+from deployments.types import Load, ModelCard
 from router.service import GenerationService
 
 PREFIXES: Final = ("/health", "/ready")
@@ -19,7 +20,7 @@ def routes(service: GenerationService) -> APIRouter:
 
     @router.get("/health", summary="The gateway is up")
     async def health() -> Response:
-        return JSONResponse(render_health(service.cards()))
+        return JSONResponse(render_health(service.cards(), service.loads))
 
     @router.get("/ready", summary="Every configured model has a running replica")
     async def ready() -> Response:
@@ -37,8 +38,9 @@ def routes(service: GenerationService) -> APIRouter:
     return router
 
 
-def render_health(cards: tuple[ModelCard, ...]) -> dict[str, Any]:
-    """One body for every client that ever asked: status, device, models_loaded, features."""
+def render_health(cards: tuple[ModelCard, ...], loads: Mapping[str, Load]) -> dict[str, Any]:
+    """One body for every client that ever asked: status, device, models_loaded, features; and what
+    the weights of each model take of memory, in bytes, with its share where that is known."""
     devices = [card.device for card in cards]
     modes = {mode for card in cards for mode in card.modes}
     return {
@@ -51,5 +53,9 @@ def render_health(cards: tuple[ModelCard, ...]) -> dict[str, Any]:
             "inpainting": "inpainting" in modes,
             "book_generation": False,
             "blog_generation": False,
+        },
+        "memory": {
+            model: {"weight_bytes": load.weight_bytes, "memory_bytes": load.memory_bytes}
+            for model, load in sorted(loads.items())
         },
     }

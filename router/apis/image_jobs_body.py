@@ -23,6 +23,7 @@ from deployments.types import (
     SamplingParams,
 )
 from router.apis.image_jobs_wire import STATUSES
+from router.apis.loras import LoraBodies, parse_loras
 from router.job import JobStatus
 from router.service import MAX_PROMPT_LENGTH
 
@@ -76,6 +77,7 @@ class ImageJobBody(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, description="un entier d'au moins 1")
     guidance_scale: float | None = Field(None, ge=0, le=50, description="entre 0 et 50")
     strength: float | None = Field(None, ge=0, le=1, description="entre 0 et 1")
+    loras: LoraBodies = Field(None, description="une liste de {name, weight}, weight de -10 à 10")
     webhook_url: str | None = Field(None, description="une URL http ou https")
 
 
@@ -129,6 +131,7 @@ def to_request(body: ImageJobBody, images: tuple[bytes, ...]) -> GenerationReque
         images=images,
         params=params,
         output_format=_OUTPUT_FORMATS[body.format],
+        loras=parse_loras(body.loras),
     )
 
 
@@ -163,7 +166,7 @@ def preferred(body: ImageJobBody) -> tuple[str, ...]:
 
 def _knobs(body: ImageJobBody) -> list[str]:
     """Names of the given fields that only diffusion models have."""
-    names = ("num_inference_steps", "guidance_scale", "strength")
+    names = ("num_inference_steps", "guidance_scale", "strength", "loras")
     return [name for name in names if getattr(body, name) is not None]
 
 

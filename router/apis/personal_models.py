@@ -7,7 +7,7 @@ as ``user_id`` of /generate, for one.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, BinaryIO, Final, cast
+from typing import Annotated, Any, BinaryIO, Final
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,7 +99,7 @@ def routes(service: GenerationService, auth: Authenticator) -> APIRouter:
 def render(model: PersonalModel) -> dict[str, Any]:
     """A personal model as this API tells it; where an upload lies stays inside."""
     kind = model.source.kind
-    shown = {} if kind == "upload" else {kind: model.source.location}
+    shown: dict[str, str] = {} if kind == "upload" else {kind: model.source.location}
     return {
         "id": model.name,
         "object": "personal_model",
@@ -164,7 +164,7 @@ def _parse_form(form: FormData) -> tuple[str, BinaryIO]:
         raise InvalidRequest("base is missing; it names a hosted model", param="base")
     if not isinstance(file, UploadFile):
         raise InvalidRequest("file is missing; it is a safetensors file", param="file")
-    return base, cast("BinaryIO", file.file)
+    return base, file.file
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

@@ -19,7 +19,7 @@ from deployments.types import (
     Progress,
 )
 from router.files import Files
-from router.job import Job
+from router.job import Job, JobImage
 
 
 class Canvas(Protocol):
@@ -56,9 +56,10 @@ class Canvas(Protocol):
         request that it came from, or any number of its own, by which its progress is counted;
         ``listen`` hears of each news first."""
 
-    def keep(self, place: int, image: GeneratedImage) -> None:
+    def keep(self, place: int, image: GeneratedImage | JobImage) -> None:
         """Make a picture the job's, at a place counted from 0; an interrupted job ends with those
-        that were kept, and so does a failed one whose script told a result."""
+        that were kept, and so does a failed one whose script told a result. A ``JobImage`` lies in
+        the store already."""
 
     def note(self, note: Mapping[str, Any], *, topic: str = "") -> None:
         """Tell watchers something (JSON values), in order. It replaces the last note of the same

@@ -18,13 +18,15 @@ async def draw_refined(
     canvas: Canvas, index: int, request: GenerationRequest, *, model: str, switch_at: float
 ) -> GenerationResult:
     """Draw a request of text-to-image on its own model up to a share of its steps, 0 to 1, and the
-    rest on ``model``. Progress counts under ``index`` and, of the first part, its complement: so it
-    is not whole before the end."""
+    rest on ``model``, with those of its LoRAs that this model has, too. Progress counts under
+    ``index`` and, of the first part, its complement: so it is not whole before the end."""
     steps = request.params.num_inference_steps or 1
     step = math.ceil(round(switch_at * steps, 6))
     if step >= steps or model == request.model:
         return await canvas.draw(index, request)
-    refined = replace(request, model=model)
+    known = canvas.card(model).loras
+    loras = tuple(use for use in request.loras if use.name in known)
+    refined = replace(request, model=model, loras=loras)
     if step == 0:
         return await canvas.draw(index, canvas.admit(refined))
     begun = await canvas.draw(~index, canvas.admit(_beginning(request, step)))

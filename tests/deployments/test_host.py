@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from deployments.config import ModelConfig
-from deployments.errors import AtelierError, Cancelled, NumericalFailure
+from deployments.config import LiveConfig, ModelConfig
+from deployments.errors import AtelierError, Cancelled, InvalidRequest, NumericalFailure
 from deployments.host import NEWS_SECONDS, ModelHost
 from deployments.types import (
     GenerationRequest,
@@ -19,6 +19,7 @@ from deployments.types import (
     Latents,
     Progress,
     SamplingParams,
+    WeightsSource,
 )
 
 
@@ -161,3 +162,51 @@ async def test_a_large_input_is_drawn_over(
     assert picture.size == size == (result.images[0].width, result.images[0].height)
     assert picture.getpixel((size[0] - 1, 0)) == (10, 200, 30)
     assert picture.getpixel((0, 0)) != (10, 200, 30)
+
+
+async def test_table_of_weights_changes_while_the_host_runs() -> None:
+    config = ModelConfig(family="fake", personal={"ann": "/a", "bob": "/b"})
+    model = ModelHost(config, "fake")
+
+    async def resident_after(weights: str) -> set[str]:
+        asked = request(weights=weights)
+        [*_, result] = [item async for item in model.generate(f"of {weights}", asked)]
+        assert isinstance(result, GenerationResult)
+        return set((await model.load()).resident_weights)
+
+    assert await resident_after("ann") == {"ann"}
+    model.configure(LiveConfig(personal={"ann": "/c", "eve": "/e"}))
+    assert (await model.card()).weights == ("ann", "bob", "eve")
+    assert await resident_after("eve") == {"ann", "eve"}
+    assert await resident_after("ann") == {"ann", "eve", "ann#1"}
+    model.configure(LiveConfig())
+    assert (await model.card()).weights == ("ann", "bob")
+    with pytest.raises(InvalidRequest, match="unknown weights 'eve'; known: ann, bob"):
+        await resident_after("eve")
+    model.close()
+
+
+async def test_owners_weights_draw_and_are_checked() -> None:
+    model = ModelHost(ModelConfig(family="fake"), "fake")
+    assert (await model.card()).takes_weights
+    source = WeightsSource(id="pm_1", kind="path", location="/w")
+    asked = request(weights="mine", weights_source=source)
+    [*_, result] = [item async for item in model.generate("a", asked)]
+    assert isinstance(result, GenerationResult)
+    assert (await model.load()).resident_weights == ("pm_1",)
+    assert (await model.check_weights(source, 10**9)).parts == ("unet",)
+    with pytest.raises(InvalidRequest, match="do not fit"):
+        await model.check_weights(replace(source, location="/misfit"), 10**9)
+    model.close()
+
+
+def test_host_whose_share_cannot_hold_its_model_does_not_start() -> None:
+    config = ModelConfig(family="fake", memory_bytes=1_000_000, denoise_bytes_per_token=10)
+    with pytest.raises(ValueError, match=r"does not fit its share .* weights 1000000 bytes \+"):
+        ModelHost(config, "fake")
+
+
+async def test_host_tells_its_share() -> None:
+    model = ModelHost(ModelConfig(family="fake", memory_bytes=10_000_000), "fake")
+    assert (await model.load()).memory_bytes == 10_000_000
+    model.close()

@@ -128,3 +128,20 @@ async def test_file_that_a_job_saves_again_has_the_new_bytes() -> None:
         "a_00001_.png",
     ]
     assert await house.files.read(first) == b"two"
+
+
+async def test_upload_that_a_job_needs_is_where_it_was() -> None:
+    house = House()
+    file = await house.upload(b"one")
+    assert await house.files.pin(file) == file.key == input_key(b"one")
+
+
+async def test_what_another_job_saved_is_copied_for_the_one_that_needs_it() -> None:
+    house = House()
+    file = await house.save(b"one", "job/image_1.png", "0")
+    key = await house.files.pin(file)
+    await house.images.delete([file.key])
+    assert key == input_key(b"one")
+    assert await house.images.get(key) == b"one"
+    with pytest.raises(NotFound):
+        await house.files.pin(file)

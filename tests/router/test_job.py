@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, LoraUse, PromptPart, SamplingParams, SecondPass
 from router.job import (
     JobStatus,
     can_become,
@@ -75,9 +75,27 @@ def test_requests_when_dumped_are_json_and_parse_to_the_same() -> None:
     assert parse_requests(dumped) == (stored, stored)
 
 
+def test_requests_with_loras_come_back_with_them() -> None:
+    ink = LoraUse(name="ink", weight=-0.5, text_weight=0.25)
+    request = replace(
+        REQUEST,
+        loras=(ink,),
+        parts=(PromptPart(text="a", loras=(ink,)), PromptPart(text="b", loras=())),
+        negative_parts=(PromptPart(text="c"),),
+        second_pass=SecondPass(width=64, height=64, loras=(ink,)),
+    )
+    stored, _ = store_request(request)
+
+    dumped = json.loads(json.dumps(dump_requests((stored,))))
+
+    assert parse_requests(dumped) == (stored,)
+    assert request.all_loras == (ink, ink, ink)
+
+
 def test_requests_when_written_by_an_older_release_get_defaults() -> None:
     dumped = dump_requests((store_request(REQUEST)[0],))
     del dumped[0]["request"]["num_previews"], dumped[0]["request"]["params"]["eta"]
+    del dumped[0]["request"]["loras"]
 
     (parsed,) = parse_requests(dumped)
 

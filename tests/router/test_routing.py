@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from deployments.errors import InvalidRequest, ModelNotReady, UnknownModel
-from deployments.types import GenerationRequest, Latents, Load, PromptPart, SamplingParams
+from deployments.types import (
+    GenerationRequest,
+    Latents,
+    Load,
+    LoraUse,
+    PromptPart,
+    SamplingParams,
+    SecondPass,
+)
 from router.fake_models import fake_card
 from router.models import ModelStatus
 from router.routing import admit, choose, resolve
@@ -189,3 +197,40 @@ def test_admit_fills_in_true_cfg_scale(params: dict[str, float], expected: float
     card = replace(card, defaults=replace(card.defaults, true_cfg_scale=4.0))
     asked = GenerationRequest(prompt="a lake", params=SamplingParams(**params))
     assert admit(card, asked).params.true_cfg_scale == expected
+
+
+def test_admit_takes_the_model_s_loras_and_names_them_where_one_is_unknown() -> None:
+    card = replace(SMALL.card, loras=("ink", "wool"))  # type: ignore[type-var]
+    uses = LoraUse(name="ink", weight=-10), LoraUse(name="wool", weight=0, text_weight=10)
+    assert admit(card, GenerationRequest(prompt="a", loras=uses)).loras == uses
+    part = PromptPart(text="a", loras=(LoraUse(name="pen"),))
+    for request in (
+        GenerationRequest(prompt="a", loras=part.loras or ()),
+        GenerationRequest(prompt="a", parts=(part,)),
+        GenerationRequest(prompt="a", negative_parts=(part,)),
+        GenerationRequest(
+            prompt="a", second_pass=SecondPass(width=64, height=64, loras=part.loras)
+        ),
+    ):
+        with pytest.raises(
+            InvalidRequest, match="unknown LoRA 'pen' for 'small'; known: ink, wool"
+        ):
+            admit(card, request)
+
+
+@pytest.mark.parametrize(
+    "weights", [{"weight": 10.01}, {"weight": float("nan")}, {"weight": 1, "text_weight": -11}]
+)
+def test_admit_refuses_loras_that_act_too_strongly(weights: dict[str, float]) -> None:
+    card = replace(SMALL.card, loras=("ink",))  # type: ignore[type-var]
+    with pytest.raises(InvalidRequest, match="of LoRA 'ink' is out of range; accepted: -10 to 10"):
+        admit(card, GenerationRequest(prompt="a", loras=(LoraUse(name="ink", **weights),)))
+
+
+def test_admit_refuses_very_many_loras() -> None:
+    names = tuple(str(n) for n in range(17))
+    card = replace(SMALL.card, loras=names)  # type: ignore[type-var]
+    many = tuple(LoraUse(name=name) for name in names)
+    admit(card, GenerationRequest(prompt="a", loras=many[:16] * 2))
+    with pytest.raises(InvalidRequest, match="17 LoRAs are too many; accepted: at most 16"):
+        admit(card, GenerationRequest(prompt="a", loras=many))

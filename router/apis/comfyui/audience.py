@@ -56,8 +56,7 @@ class Audience:
         """Tell a new socket where things stand, and from now on everything."""
         async with self._lock:
             is_first = not self._sockets.has(self._owner, None)
-            if is_first:
-                await self._catch_up()
+            socket.missed = await self._catch_up(is_first=is_first)
             jobs = await self._service.unfinished(owner=self._owner, api=API)
             socket.send(frames.status(len(jobs), sid=socket.client_id))
             self._sockets.add(socket)
@@ -89,13 +88,16 @@ class Audience:
 
     # -- what was heard -------------------------------------------------------------------------
 
-    async def _catch_up(self) -> None:
-        """Take what happened before anybody listened as heard."""
+    async def _catch_up(self, *, is_first: bool) -> frozenset[str]:
+        """Take what happened before anybody listened as heard; the jobs that have just ended."""
         moment = time.time() - 2 * OVERLAP_SECONDS
-        self._heard = {job_id: self._heard.get(job_id, (0, 0.0)) for job_id in self._feeds}
-        for job in await self._service.changed_since(moment, api=API, owners=[self._owner]):
-            if job.id not in self._feeds:
-                self._mark(job)
+        changed = await self._service.changed_since(moment, api=API, owners=[self._owner])
+        if is_first:
+            self._heard = {job_id: self._heard.get(job_id, (0, 0.0)) for job_id in self._feeds}
+            for job in changed:
+                if job.id not in self._feeds:
+                    self._mark(job)
+        return frozenset(job.id for job in changed if job.status.is_final)
 
     def _rank_heard(self, job_id: str) -> int:
         rank, _ = self._heard.get(job_id, (0, 0.0))
@@ -140,7 +142,7 @@ class Audience:
 
     def _follow_if_wanted(self, job: Job) -> None:
         is_followed = job.id in self._feeds or self._rank_heard(job.id) == ENDED
-        if is_followed or not self._sockets.has(self._owner, client_of(job)):
+        if is_followed or not self._sockets.want(job.id, self._owner, client_of(job)):
             return
         feed = Feed(job, sockets=self._sockets, files=self._service.files)
         self._feeds[job.id] = feed

@@ -27,11 +27,11 @@ async def read_optional_object(request: Request) -> Mapping[str, Any]:
 
 
 def parse_ids(body: Mapping[str, Any], key: str) -> list[str]:
-    """The strings of a list; what is no string names nothing and is left out."""
+    """The strings of a list, each once; what is no string names nothing and is left out."""
     ids = body.get(key)
     if not isinstance(ids, list):
         return []
-    return [name for name in ids if isinstance(name, str) and name]
+    return list(dict.fromkeys(name for name in ids if isinstance(name, str) and name))
 
 
 def parse_whole(request: Request, key: str) -> int | None:

@@ -77,6 +77,7 @@ def make_requests(card: ModelCard, asked: Denoising) -> list[GenerationRequest]:
         is_weighted=True,
         weighting="comfyui",
         gives_latents=True,
+        loras=asked.model.loras,
     )
     masks = _mask_files(latent.mask)
     return [

@@ -14,7 +14,7 @@ class Drawing(Protocol):
     """One running node's way to the cluster.
 
     What the node's inputs are to blame for is an ``AtelierError``; whatever else is raised ends the
-    attempt at the whole graph, which is then tried again.
+    attempt at the whole graph, which is tried again after a host's death.
     """
 
     def card(self, model: str) -> ModelCard:

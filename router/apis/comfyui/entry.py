@@ -20,7 +20,7 @@ def client_of(job: Job) -> str | None:
 
 def has_previews(job: Job) -> bool:
     """Whether the client asked to see pictures while they are drawn; by default none are."""
-    method = job.details["extra_data"].get("preview_method")
+    method = job.details.get("extra_data", {}).get("preview_method")
     return method not in (None, "", "none", "default")
 
 

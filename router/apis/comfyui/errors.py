@@ -51,7 +51,13 @@ def _body(error: AtelierError, request: Request) -> dict[str, Any]:
     if isinstance(error, PromptRefused):
         return error.body
     if request.url.path in PROMPT_PATHS:
-        return refusal(error.code, error.message, error.message).body
+        return refusal(_kind(error), error.message, error.message).body
     if isinstance(error, InvalidIds):
         return {"error": error.message, "invalid_ids": error.ids}
     return {"error": error.message}
+
+
+def _kind(error: AtelierError) -> str:
+    """The error's code; what the web framework refused, such as a method, is no fault of ours."""
+    is_refused = error.code == AtelierError.code and error.status < 500
+    return InvalidRequest.code if is_refused else error.code

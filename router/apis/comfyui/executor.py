@@ -6,15 +6,18 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from deployments.errors import AtelierError, Cancelled, GenerationFailed, NotFound
 from deployments.types import GenerationRequest
+from router.apis.comfyui.arrivals import receive
 from router.apis.comfyui.cache import CACHE, Given, NodeCache
 from router.apis.comfyui.drawing import Drawing
 from router.apis.comfyui.failure import PASSING, NodeFailure
 from router.apis.comfyui.graph import Graph
+from router.apis.comfyui.holdings import MAX_BYTES, Holdings
 from router.apis.comfyui.journal import Journal
 from router.apis.comfyui.node import Node
 from router.apis.comfyui.node_drawing import NodeDrawing, Studio
@@ -27,6 +30,14 @@ if TYPE_CHECKING:
     from router.scripts import Canvas
 
 logger = logging.getLogger(__name__)
+
+#: NOTE: of this gateway's process. What works on pixels may need gigabytes while it does, so that
+#: few such nodes run at once, and of one graph fewer still.
+THREADS: Final = ThreadPoolExecutor(4, thread_name_prefix="pixels")
+THREADS_PER_GRAPH: Final = 2
+
+#: What the code of a node that asks models raises on inputs that nobody thought of.
+FAULTS: Final = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 #: Seconds that a graph still runs after its last node's frames: some clients begin to listen late.
 HOLD_SECONDS: Final = 0.05
@@ -55,6 +66,7 @@ class Execution:
     Args:
         table: class type -> row.
         cache: of what nodes gave in earlier graphs.
+        max_bytes: what the values of all nodes may take at once.
     """
 
     def __init__(
@@ -65,6 +77,7 @@ class Execution:
         *,
         table: Mapping[str, Node] = NODES,
         cache: NodeCache = CACHE,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._canvas = canvas
         self._cache = cache
@@ -79,7 +92,9 @@ class Execution:
             turns=asyncio.Semaphore(max(1, int(args.get("width", 1)))),
         )
         self._keys = keys_of(self._graph, self._contents(args))
-        self._given: dict[str, Given] = {}
+        self._max_bytes = max_bytes
+        self._holdings = Holdings({})
+        self._threads = asyncio.Semaphore(THREADS_PER_GRAPH)
         self._done = {node: asyncio.Event() for node in self._graph.order}
 
     async def run(self) -> None:
@@ -90,7 +105,7 @@ class Execution:
             if self._canvas.is_interrupted:
                 raise self._interrupted() from failure
             await self._hold()
-            executed, given = self._journal.executed, list(self._given)
+            executed, given = self._journal.executed, self._holdings.nodes
             told = {**failure.told(), "executed": executed, "current_outputs": given}
             self._journal.end("execution_error", told)
             raise failure.error from failure
@@ -112,10 +127,11 @@ class Execution:
         plan = make_plan(self._graph, await self._find_given())
         self._journal.num_nodes = len(plan.order)
         self._journal.reuse(plan.reused)
-        self._reuse(plan)
+        order = self._begin(plan)
+        del plan  # it holds what the cache may have dropped meanwhile
         try:
             async with asyncio.TaskGroup() as group:
-                for node in plan.order:
+                for node in order:
                     group.create_task(self._run_node(node))
         except BaseExceptionGroup as group:
             failures = list(_leaves(group))
@@ -154,13 +170,18 @@ class Execution:
             return False
         return True
 
-    def _reuse(self, plan: Plan) -> None:
+    def _begin(self, plan: Plan) -> Sequence[str]:
+        """Take over what the cache gives; ids of the nodes to run."""
+        self._holdings = Holdings(
+            {node: self._sources_of(node) for node in plan.order}, max_bytes=self._max_bytes
+        )
         for node in plan.reused:
             if (given := plan.given.get(node)) is not None:
-                self._given[node] = given
+                self._holdings.add(node, given)
                 if given.output is not None:
                     self._journal.reshow(node, given.output)
             self._done[node].set()
+        return plan.order
 
     async def _hold(self) -> None:
         try:
@@ -185,54 +206,69 @@ class Execution:
     # -- one node -------------------------------------------------------------------------------
 
     async def _run_node(self, node: str) -> None:
-        for link in self._graph.links(node).values():
-            await self._done[link.node].wait()
+        for source in self._sources_of(node):
+            await self._done[source].wait()
         self._journal.begin(node)
         inputs = self._inputs_of(node)
         try:
-            returned = await self._call(node, inputs)
+            given = _given(await self._call(node, inputs))
+            self._holdings.add(node, given)
+            if given.output is not None:
+                self._journal.show(node, given.output)
         except PASSING:
             raise
         except AtelierError as error:
             kind = self._graph.kind(node)
             raise NodeFailure(node, kind.class_type, error, inputs) from error
-        given = (
-            Given(output=returned.output)
-            if isinstance(returned, Shown)
-            else Given(values=tuple(returned))
-        )
-        if given.output is not None:
-            self._journal.show(node, given.output)
         if node in self._keys:
             self._cache.add(self._canvas.job.owner, self._keys[node], given)
-        self._given[node] = given
+        self._holdings.release(node)
         self._journal.finish(node)
         self._done[node].set()
 
+    def _sources_of(self, node: str) -> list[str]:
+        return [link.node for link in self._graph.links(node).values()]
+
     def _inputs_of(self, node: str) -> dict[str, Any]:
-        inputs = self._graph.literals(node)
-        for name, link in self._graph.links(node).items():
-            inputs[name] = self._given[link.node].values[link.slot]
-        return inputs
+        linked = {
+            name: self._holdings.find(link.node, link.slot)
+            for name, link in self._graph.links(node).items()
+        }
+        return self._graph.literals(node) | linked
 
     async def _call(self, node: str, inputs: Mapping[str, Any]) -> tuple[Any, ...] | Shown:
         """Run a node, once or for each value of the lists that it is given."""
         kind = self._graph.kind(node)
         drawing = NodeDrawing(node, self._studio)
-        return gather([await self._call_once(kind, drawing, one) for one in spread(kind, inputs)])
+        rows = {row.name: row for row in kind.inputs}
+        received = dict(inputs)
+        for name in self._graph.links(node):
+            received[name] = receive(rows[name], inputs[name])
+        results: list[tuple[Any, ...] | Shown] = []
+        for one in spread(kind, received):
+            results.append(await self._call_once(kind, drawing, one))
+            self._holdings.check(results)
+        return gather(results)
 
     async def _call_once(
         self, kind: Node, drawing: Drawing, inputs: Mapping[str, Any]
     ) -> tuple[Any, ...] | Shown:
         given: tuple[Any, ...] | Shown
-        if inspect.iscoroutinefunction(kind.run):
-            given = await kind.run(drawing, **inputs)
-            return given
+        is_plain = not inspect.iscoroutinefunction(kind.run)
         try:
-            given = await asyncio.to_thread(partial(kind.run, **inputs))
+            if not is_plain:
+                given = await kind.run(drawing, **inputs)
+            elif kind.is_pictorial:
+                async with self._threads:
+                    work = partial(kind.run, **inputs)
+                    given = await asyncio.get_running_loop().run_in_executor(THREADS, work)
+            else:
+                given = await asyncio.to_thread(partial(kind.run, **inputs))
         except AtelierError:
             raise
         except Exception as error:
+            if not is_plain and not isinstance(error, FAULTS):
+                raise  # such as a host's death
             logger.exception("job_id=%s %s failed", self._canvas.job.id, kind.class_type)
             raise GenerationFailed(f"{kind.class_type} cannot work with these inputs") from error
         return given
@@ -246,6 +282,12 @@ class Execution:
             for name in (card.id, *card.aliases):
                 contents[name] = f"{card.id} {card.created}"
         return contents
+
+
+def _given(returned: tuple[Any, ...] | Shown) -> Given:
+    if isinstance(returned, Shown):
+        return Given(output=returned.output)
+    return Given(values=tuple(returned))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -84,12 +84,16 @@ class Graph:
 
     def first_model(self, cards: Sequence[ModelCard]) -> str:
         """Id of the model of the first sampler; empty when nothing is sampled."""
-        for node_id in self.samplers():
-            at: str | None = node_id
-            while at is not None:
-                if model := self._loads(at, cards):
-                    return model
-                at = self._model_source(at)
+        found = (self.model_of(node_id, cards) for node_id in self.samplers())
+        return next(filter(None, found), "")
+
+    def model_of(self, sampler: str, cards: Sequence[ModelCard]) -> str:
+        """Id of the model that a sampler draws with; empty when none is loaded for it."""
+        at: str | None = sampler
+        while at is not None:
+            if model := self._loads(at, cards):
+                return model
+            at = self._model_source(at)
         return ""
 
     def _given(self, node_id: str) -> Iterator[tuple[Input, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from router.apis.comfyui.complaint import (
@@ -55,15 +56,26 @@ class Inspection:
     Attributes:
         nodes: a copy of the graph; inspected literals have their types.
         complaints: about each node, its own alone.
+
+    Args:
+        excesses: what is known to be too much about a node, as (input's name, reason).
     """
 
-    def __init__(self, prompt: Mapping[str, Any], offer: Offer, table: Mapping[str, Node]) -> None:
+    def __init__(
+        self,
+        prompt: Mapping[str, Any],
+        offer: Offer,
+        table: Mapping[str, Node],
+        *,
+        excesses: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    ) -> None:
         self.nodes: dict[str, dict[str, Any]] = {
             node_id: {**node, "inputs": _copied_inputs(node)} for node_id, node in prompt.items()
         }
         self.complaints: dict[str, list[Complaint]] = {}
         self._table = table
         self._offer = offer
+        self._excesses = excesses
         self._choices: dict[int, list[str] | None] = {}
         self._sources: dict[str, dict[str, _Arrival]] = {}
         self._depths: dict[str, int] = {}
@@ -154,7 +166,7 @@ class Inspection:
                 num_complaints += 1
                 yield complaint
         if not num_complaints:
-            yield from self._inspect_whole(kind, literals)
+            yield from self._inspect_whole(kind, literals, self._excesses.get(node_id))
 
     def _inspect_input(
         self,
@@ -180,8 +192,10 @@ class Inspection:
         sources.setdefault(value[0], _Arrival(complaints=complaints, link=value))
         return None
 
-    def _inspect_whole(self, kind: Node, literals: Mapping[str, Any]) -> Iterator[Complaint]:
-        if (excess := _find_excess(literals)) is not None:
+    def _inspect_whole(
+        self, kind: Node, literals: Mapping[str, Any], known: tuple[str, str] | None
+    ) -> Iterator[Complaint]:
+        if (excess := known or _find_excess(literals)) is not None:
             yield fails_custom_check(*excess)
         elif kind.check is not None and (found := kind.check(self._offer, literals)) is not None:
             yield fails_custom_check(*found)
@@ -260,14 +274,12 @@ def _told(arrival: _Arrival | None, error: BadLink) -> Complaint:
 def _fits(received: str, row: Input) -> bool:
     """Whether types meet: each is one or several with commas between, or ``*``.
 
-    What a node checks itself has to be there before it runs.
+    A choice has to be there before the graph runs: what it names is looked up by then.
     """
-    if row.is_open:
+    if row.choices is not None:
         return False
     if ANY in (received, row.type):
         return True
-    if row.choices is not None:
-        return False
     return not {part.strip() for part in received.split(",")}.isdisjoint(
         part.strip() for part in row.type.split(",")
     )

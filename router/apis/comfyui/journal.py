@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from deployments.errors import InvalidRequest
+from router.apis.comfyui.frames import milliseconds
+
 if TYPE_CHECKING:
     from router.scripts import Canvas
 
-#: Graphs with more nodes to run keep only the newest of their ``progress_state``: each holds all of
-#: the nodes.
+#: Graphs with more nodes to run keep only the newest of their ``progress_state``, for each holds
+#: all of the nodes, and have no more of them than one in so many seconds.
 MAX_KEPT_STATES: Final = 64
+STATE_SECONDS: Final = 0.1
+#: The most characters, as JSON, of all that the nodes of one graph show.
+MAX_SHOWN: Final = 4 * 1024 * 1024
 
 State: TypeAlias = Literal["running", "finished"]
 
@@ -46,6 +53,8 @@ class Journal:
     meta: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _nodes: dict[str, _Progress] = field(default_factory=dict)
     _announced: str = ""
+    _num_shown: int = 0
+    _told_state_at: float = float("-inf")
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -90,8 +99,16 @@ class Journal:
         self.canvas.note({"type": "progress", "data": data}, topic=f"progress:{node}")
 
     def show(self, node: str, output: Mapping[str, Any]) -> None:
-        """A node left something behind; nothing is said of nothing."""
+        """A node left something behind; nothing is said of nothing.
+
+        Raises ``InvalidRequest`` when the graph shows too much: all of it is in its history.
+        """
         if output:
+            self._num_shown += len(json.dumps(output))
+            if self._num_shown > MAX_SHOWN:
+                raise InvalidRequest(
+                    f"the graph shows more than {MAX_SHOWN} characters of texts and names"
+                )
             self.outputs[node] = output
             self.meta[node] = {
                 "node_id": node,
@@ -115,20 +132,28 @@ class Journal:
     def end(self, kind: str, data: Mapping[str, Any]) -> None:
         """The graph ended so: make it the job's result. No frame: the socket's side sends that one
         once the history can be read."""
-        self.messages.append([kind, {**data, "prompt_id": self.prompt_id, **_timestamp()}])
+        self.messages.append([kind, self._dated(data)])
         self.canvas.tell({"outputs": self.outputs, "meta": self.meta, "messages": self.messages})
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _message(self, kind: str, data: Mapping[str, Any]) -> None:
-        full = {**data, "prompt_id": self.prompt_id, **_timestamp()}
+        full = self._dated(data)
         self.messages.append([kind, full])
         self.canvas.note({"type": kind, "data": full})
+
+    def _dated(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {**data, "prompt_id": self.prompt_id, "timestamp": milliseconds()}
 
     def _note(self, kind: str, data: Mapping[str, Any]) -> None:
         self.canvas.note({"type": kind, "data": {**data, "prompt_id": self.prompt_id}})
 
     def _note_state(self, node: str) -> None:
+        is_large = self.num_nodes > MAX_KEPT_STATES
+        now = time.monotonic()
+        if is_large and now - self._told_state_at < STATE_SECONDS:
+            return
+        self._told_state_at = now
         nodes = {
             name: {
                 "value": at.value,
@@ -143,9 +168,5 @@ class Journal:
             for name, at in self._nodes.items()
         }
         data = {"prompt_id": self.prompt_id, "nodes": nodes}
-        topic = f"state:{node}" if self.num_nodes <= MAX_KEPT_STATES else "state"
+        topic = "state" if is_large else f"state:{node}"
         self.canvas.note({"type": "progress_state", "data": data}, topic=topic)
-
-
-def _timestamp() -> dict[str, int]:
-    return {"timestamp": int(time.time() * 1000)}

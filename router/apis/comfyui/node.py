@@ -27,6 +27,7 @@ Choices: TypeAlias = Callable[[Offer], Sequence[str]]
 
 #: Types of values that a client may write into a graph; all others come over links.
 WIDGET_TYPES: Final = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN"})
+_PICTURES: Final = frozenset({"IMAGE", "MASK"})
 #: The type that every other one fits.
 ANY: Final = "*"
 
@@ -102,6 +103,11 @@ class Node:
     module: str = "nodes"
     is_deprecated: bool = False
     is_experimental: bool = False
+
+    @property
+    def is_pictorial(self) -> bool:
+        """Whether pictures or masks go in or come out, so that running it may take much memory."""
+        return not _PICTURES.isdisjoint((*self.outputs, *(row.type for row in self.inputs)))
 
     def find_input(self, name: str) -> Input | None:
         """Its input of this name."""

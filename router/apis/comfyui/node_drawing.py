@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from deployments.errors import GenerationFailed, InvalidRequest, NotFound
 from deployments.types import (
-    GeneratedImage,
     GenerationRequest,
     GenerationResult,
     Latents,
@@ -21,13 +20,14 @@ from deployments.types import (
     SamplingParams,
     Task,
 )
+from router.apis.comfyui.entry import has_previews
 from router.apis.comfyui.journal import Journal
 from router.apis.comfyui.png import with_texts
 from router.apis.comfyui.saving import name_of, place_files, temporary_stem, texts_of
 from router.apis.comfyui.several import MAX_CALLS
 from router.apis.comfyui.values import MAX_BATCH, Images
-from router.files import FileKind
-from router.job import output_key
+from router.files import FileKind, StoredFile
+from router.job import JobImage, output_key
 
 if TYPE_CHECKING:
     from router.scripts import Canvas, Listener
@@ -69,11 +69,6 @@ class Studio:
         found = self.canvas.job.details.get("extra_data")
         return found if isinstance(found, Mapping) else {}
 
-    @property
-    def has_previews(self) -> bool:
-        """Whether the client asked to see pictures while they are drawn."""
-        return self.extra_data.get("preview_method") not in (None, "", "none", "default")
-
 
 class NodeDrawing:
     """See ``Drawing``."""
@@ -100,7 +95,7 @@ class NodeDrawing:
         """See ``Drawing``."""
         admitted = [self._canvas.admit(request) for request in requests]
         num_steps = admitted[0].params.num_walked_steps
-        if self._studio.has_previews:
+        if has_previews(self._canvas.job):
             admitted[0] = replace(admitted[0], num_previews=min(num_steps, MAX_PREVIEWS))
         steps = _Steps(self._node, self._journal, self._canvas, len(admitted))
         listeners = [steps.listener(k) for k in range(len(admitted))]
@@ -171,30 +166,40 @@ class NodeDrawing:
         subfolder, stem = place_files(prefix, width=images.width, height=images.height, now=now)
         if kind == "temp":
             stem = temporary_stem(stem, self._canvas.job.id, self._node)
-        texts = texts_of(self._studio.graph, self._studio.extra_data)
-        files = await asyncio.to_thread(
-            lambda: [with_texts(data, texts) for data in images.encoded]
-        )
+        texts = await asyncio.to_thread(texts_of, self._studio.graph, self._studio.extra_data)
         saved = []
-        for number, data in enumerate(files):
+        for number, data in enumerate(await asyncio.to_thread(lambda: images.encoded)):
+            whole = await asyncio.to_thread(with_texts, data, texts)
             place = self._next_place()
-            name = await self._write(data, kind, subfolder, name_of(stem, number), place)
-            saved.append({"filename": name, "subfolder": subfolder, "type": kind})
+            file = await self._write(whole, kind, subfolder, name_of(stem, number), place)
+            saved.append({"filename": file.name, "subfolder": file.subfolder, "type": kind})
             if kind == "output":
-                width, height = images.width, images.height
-                image = GeneratedImage(data=data, seed=0, width=width, height=height, format="png")
-                self._canvas.keep(place, image)
+                self._keep(place, file, images)
         return saved
+
+    def _keep(self, place: int, file: StoredFile, images: Images) -> None:
+        """Make a saved file a picture of the job: its bytes lie where the job's pictures do."""
+        image = JobImage(
+            key=file.key,
+            seed=0,
+            width=images.width,
+            height=images.height,
+            format="png",
+            num_bytes=file.num_bytes,
+            place=place,
+        )
+        self._canvas.keep(place, image)
 
     async def show(self, images: Images) -> None:
         """See ``Drawing``."""
         files = await asyncio.to_thread(lambda: images.encoded)
         for number, data in enumerate(files):
-            name = await self._write(data, "temp", "", name_of("shown", number), self._next_place())
+            place = self._next_place()
+            file = await self._write(data, "temp", "", name_of("shown", number), place)
             self._journal.announce(self._node)
             self._canvas.note(
                 {
-                    "show": {"kind": "temp", "subfolder": "", "name": name},
+                    "show": {"kind": "temp", "subfolder": "", "name": file.name},
                     "node": self._node,
                     "value": number,
                     "max": len(files),
@@ -203,11 +208,11 @@ class NodeDrawing:
 
     async def _write(
         self, data: bytes, kind: FileKind, subfolder: str, name: str, place: int
-    ) -> str:
-        """Keep a file; its name. At another attempt it is the same file."""
+    ) -> StoredFile:
+        """Keep a file. At another attempt it is the same file."""
         job_id = self._canvas.job.id
         is_kept = kind == "output"
-        file = await self._canvas.files.save(
+        return await self._canvas.files.save(
             data,
             owner=self._canvas.job.owner,
             kind=kind,
@@ -217,7 +222,6 @@ class NodeDrawing:
             job_id=job_id,
             label=str(place),
         )
-        return file.name
 
     def _next_place(self) -> int:
         """Where this node's next picture lies among the job's: the same at every attempt."""

@@ -49,9 +49,9 @@ def make_plan(graph: Graph, found: Mapping[str, Given]) -> Plan:
         if node not in needed and node not in found:
             needed.add(node)
             waiting += [link.node for link in graph.links(node).values()]
-    reachable = set(graph.order)
+    reused = set(graph.order) - needed
     return Plan(
         order=tuple(node for node in graph.order if node in needed),
-        reused=tuple(node for node in graph.nodes if node in reachable - needed),
+        reused=tuple(node for node in graph.nodes if node in reused),
         given=found,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -19,25 +21,36 @@ from router.apis.comfyui.frames import milliseconds
 from router.apis.comfyui.graph import Graph, named_files
 from router.apis.comfyui.live import Live
 from router.apis.comfyui.node import Offer
+from router.apis.comfyui.saving import SECRETS
 from router.apis.comfyui.validation import Refusal, ValidGraph, validate
 from router.apis.route import owner_of
+from router.files import StoredFile
 from router.job import Job, JobStatus
 from router.service import GenerationService
 
-#: Keys of ``extra_data`` that are never kept (ComfyUI's ``SENSITIVE_EXTRA_DATA_KEYS``).
-SECRETS: Final = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
 #: The longest id that a client may choose for its prompt, in characters.
 MAX_ID: Final = 256
 #: The most models that one graph's job may ask at once.
 MAX_WIDTH: Final = 4
+#: The most bytes of the files that one graph names: they are read at once when it begins.
+MAX_INPUT_BYTES: Final = 512 * 1024 * 1024
+#: The most characters of ``extra_data`` as JSON: it is in the history, and in every saved picture.
+MAX_EXTRA_CHARACTERS: Final = 4 * 1024 * 1024
 
 
 class Prompts:
-    """The two verbs of ``/prompt``."""
+    """The two verbs of ``/prompt``.
 
-    def __init__(self, service: GenerationService, live: Live) -> None:
+    Args:
+        max_input_bytes: what the files that one graph names may have together.
+    """
+
+    def __init__(
+        self, service: GenerationService, live: Live, *, max_input_bytes: int = MAX_INPUT_BYTES
+    ) -> None:
         self._service = service
         self._live = live
+        self._max_input_bytes = max_input_bytes
 
     async def remaining(self, request: Request) -> Any:
         """How many of the owner's prompts have not ended."""
@@ -48,9 +61,9 @@ class Prompts:
         """Queue a graph. It is durable when this answers."""
         body = await read_object(request)
         owner = owner_of(request)
-        inputs = await self._inputs(owner, named_files(body.get("prompt")))
+        inputs = await self.inputs(owner, named_files(body.get("prompt")))
         offer = Offer(cards=self._service.cards(), files=tuple(inputs))
-        valid = validate(body, offer)
+        valid = await asyncio.to_thread(validate, body, offer)
         if isinstance(valid, Refusal):
             raise PromptRefused(valid.body)
         name = _parse_id(body)
@@ -67,6 +80,23 @@ class Prompts:
             }
         )
 
+    async def inputs(self, owner: str, names: Sequence[str]) -> dict[str, StoredFile]:
+        """The files that nodes name; those that are not there are left out.
+
+        Raises ``PromptRefused`` when they are too large together.
+        """
+        found = {}
+        for name in names:
+            try:
+                found[name] = await resolve_input(self._service.files, owner, name)
+            except (NotFound, InvalidRequest):
+                continue
+        sizes = {file.key: file.num_bytes for file in found.values()}
+        if (num_bytes := sum(sizes.values())) > self._max_input_bytes:
+            message = f"its files have {num_bytes} bytes; accepted: {self._max_input_bytes}"
+            raise refusal("invalid_prompt", f"Cannot execute the prompt: {message}", message)
+        return found
+
     async def _enqueue(
         self,
         body: Mapping[str, Any],
@@ -74,9 +104,9 @@ class Prompts:
         *,
         owner: str,
         name: str,
-        inputs: Mapping[str, str],
+        inputs: Mapping[str, StoredFile],
     ) -> Job:
-        extra_data = _parse_extra_data(body)
+        extra_data = await asyncio.to_thread(_parse_extra_data, body)
         number, priority = await self._place(body, owner)
         files = [file for file in valid.graph.files() if file in inputs]
         try:
@@ -87,7 +117,7 @@ class Prompts:
                 api=API,
                 owner=owner,
                 name=name,
-                input_keys=[inputs[file] for file in files],
+                input_keys=[await self._service.files.pin(inputs[file]) for file in files],
                 priority=priority,
                 details={
                     "number": number,
@@ -108,17 +138,6 @@ class Prompts:
             "models": list(graph.models(self._service.cards())),
             "width": _width(graph),
         }
-
-    async def _inputs(self, owner: str, names: Sequence[str]) -> dict[str, str]:
-        """Keys of the files that nodes name; those that are not there are left out."""
-        found = {}
-        for name in names:
-            try:
-                file = await resolve_input(self._service.files, owner, name)
-            except (NotFound, InvalidRequest):
-                continue
-            found[name] = file.key
-        return found
 
     async def _earlier(self, name: str, owner: str) -> Job | None:
         """The ended prompt of this id, which a client may use again."""
@@ -179,6 +198,9 @@ def _parse_extra_data(body: Mapping[str, Any]) -> dict[str, Any]:
     extra_data.pop("client_id", None)
     if client_id is not None:
         extra_data["client_id"] = str(client_id)
+    if (length := len(json.dumps(extra_data))) > MAX_EXTRA_CHARACTERS:
+        message = f"extra_data has {length} characters; accepted: at most {MAX_EXTRA_CHARACTERS}"
+        raise refusal("invalid_prompt", message)
     extra_data["create_time"] = milliseconds()
     return extra_data
 

@@ -36,7 +36,7 @@ class Queue:
     async def change(self, request: Request) -> Response:
         """``clear`` all that wait, or ``delete`` some of them."""
         body = await read_object(request)
-        clears, ids = bool(body.get("clear")), parse_ids(body, "delete")
+        clears, ids = bool(body.get("clear")), frozenset(parse_ids(body, "delete"))
         if clears or ids:
             jobs = await self.jobs(owner_of(request))
             waiting = [job for job in jobs if not _runs(job)]
@@ -54,7 +54,8 @@ class Queue:
         return Response()
 
     async def free(self, request: Request) -> Response:
-        """Drop idle weights, or what nodes of this owner gave before."""
+        """Drop idle weights everywhere, or what nodes of this owner gave before to this gateway:
+        each gateway has a cache of its own, and they are small."""
         body = await read_optional_object(request)
         if body.get("free_memory"):
             CACHE.clear(owner_of(request))

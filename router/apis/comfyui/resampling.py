@@ -39,8 +39,12 @@ def resize_images(
 
 def resize(values: Floats, width: int, height: int, method: str = "bilinear") -> Floats:
     """An array (height, width, ...) with these two axes resized by a method other than lanczos."""
-    rows = _apply(values, _TAPS[method](values.shape[0], height))
-    columns = _apply(np.swapaxes(rows, 0, 1), _TAPS[method](values.shape[1], width))
+    old_height, old_width = values.shape[:2]
+    if _is_columns_first(old_width, old_height, width, height):
+        turned = resize(np.swapaxes(values, 0, 1), height, width, method)
+        return np.swapaxes(turned, 0, 1)
+    rows = _apply(values, _TAPS[method](old_height, height))
+    columns = _apply(np.swapaxes(rows, 0, 1), _TAPS[method](old_width, width))
     return np.swapaxes(columns, 0, 1)
 
 
@@ -58,6 +62,7 @@ def crop_to_shape(pixels: Pixels, width: int, height: int) -> Pixels:
     old, new = old_width / old_height, width / height
     x = round((old_width - old_width * (new / old)) / 2) if old > new else 0
     y = round((old_height - old_height * (old / new)) / 2) if old < new else 0
+    x, y = min(x, (old_width - 1) // 2), min(y, (old_height - 1) // 2)  # at least a pixel is left
     return pixels[y : old_height - y, x : old_width - x]
 
 
@@ -67,9 +72,21 @@ def _resize_one(pixels: Pixels, width: int, height: int, method: str, crop: str)
     if pixels.shape[:2] == (height, width):
         return pixels
     if method == "lanczos":
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+        return _resize_lanczos(pixels, width, height)
     return to_pixels(resize(to_floats(pixels), width, height, method))
+
+
+def _resize_lanczos(pixels: Pixels, width: int, height: int) -> Pixels:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if not _is_columns_first(*image.size, width, height):  # else Pillow begins with the columns
+        image = image.resize((image.width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _is_columns_first(old_width: int, old_height: int, width: int, height: int) -> bool:
+    """Which axis to resize first, so that what lies between is no larger than what comes of it or
+    went into it: a strip of 16384 x 1 that becomes one of 1 x 16384 is never a square."""
+    return width * old_height < old_width * height
 
 
 def _apply(values: Floats, taps: _Taps) -> Floats:

@@ -42,10 +42,11 @@ def routes(
     )
     for path, method, handler in _table(service, live):
         inner.add_api_route(path, handler, methods=[method])
-    inner.include_router(file_routes(service, auth, options))
+    files = file_routes(service, auth, options)
     preflights = APIRouter(route_class=guarded_route(None))
-    for path in dict.fromkeys(_paths(inner)):
+    for path in dict.fromkeys((*_paths(inner), *_paths(files))):
         preflights.add_api_route(path, _preflight, methods=["OPTIONS"], include_in_schema=False)
+    inner.include_router(files)
     router = APIRouter()
     for root in ROOTS:
         router.include_router(inner, prefix=root, include_in_schema=not root)

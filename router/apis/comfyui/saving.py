@@ -10,10 +10,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from deployments.errors import InvalidRequest
+from router.apis.comfyui.file_names import MAX_NAME_BYTES, MAX_PATH_BYTES, num_bytes
 
-#: The longest file name, less what comes after a prefix.
-MAX_PREFIX_LENGTH: Final = 200
-#: What clients send along for other services, and no file may hold.
+#: The longest name in a prefix, and the longest prefix, in bytes of UTF-8: what comes after it in a
+#: file's name fits ``file_names`` still.
+MAX_PREFIX_BYTES: Final = MAX_NAME_BYTES - 40
+MAX_PREFIX_PATH_BYTES: Final = MAX_PATH_BYTES - 40
+#: What clients send along for other services (ComfyUI's ``SENSITIVE_EXTRA_DATA_KEYS``): nothing
+#: that is kept may hold it.
 SECRETS: Final = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
 
 
@@ -39,10 +43,11 @@ def place_files(prefix: str, *, width: int, height: int, now: datetime) -> tuple
     path = posixpath.normpath(filled)
     if path.startswith("/") or ".." in path.split("/"):
         raise InvalidRequest(f"filename_prefix {prefix!r:.200} leads out of the output folder")
-    if not path.isprintable() or any(len(part) > MAX_PREFIX_LENGTH for part in path.split("/")):
+    is_short = all(num_bytes(part) <= MAX_PREFIX_BYTES for part in path.split("/"))
+    if not path.isprintable() or not is_short or num_bytes(path) > MAX_PREFIX_PATH_BYTES:
         raise InvalidRequest(
-            f"filename_prefix {prefix!r:.200} cannot name a file; "
-            f"accepted: printable text of at most {MAX_PREFIX_LENGTH} characters between slashes"
+            f"filename_prefix {prefix!r:.200} cannot name a file; accepted: printable text of at "
+            f"most {MAX_PREFIX_BYTES} bytes between slashes and {MAX_PREFIX_PATH_BYTES} in all"
         )
     subfolder, stem = posixpath.split(path)
     return subfolder, stem

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ class Socket:
         owner: who connected.
         client_id: the name under which he did; the ``sid`` of its first frame.
         features: what the client said that it understands.
+        missed: the jobs that ended shortly before it connected; it hears nothing of them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Socket:
         self.owner = owner
         self.client_id = client_id
         self.features: Mapping[str, Any] = {}
+        self.missed: frozenset[str] = frozenset()
         self._websocket = websocket
         self._waiting: deque[str | bytes] = deque()
         self._num_bytes = 0
@@ -175,9 +177,18 @@ class Sockets:
         mine = self._sockets.get(owner, {})
         return bool(mine) if client_id is None else client_id in mine
 
+    def want(self, job_id: str, owner: str, client_id: str | None) -> bool:
+        """Whether a client is connected that has not missed a job; None asks for any of the
+        owner's."""
+        return any(job_id not in socket.missed for socket in self._of(owner, client_id))
+
     def send(self, frame: Frame, *, owner: str, client_id: str | None) -> None:
         """To one client; None is all of the owner's."""
-        mine = self._sockets.get(owner, {})
-        to = mine.values() if client_id is None else filter(None, [mine.get(client_id)])
-        for socket in to:
+        for socket in self._of(owner, client_id):
             socket.send(frame)
+
+    def _of(self, owner: str, client_id: str | None) -> Sequence[Socket]:
+        mine = self._sockets.get(owner, {})
+        if client_id is None:
+            return tuple(mine.values())
+        return (mine[client_id],) if client_id in mine else ()

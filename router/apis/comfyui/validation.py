@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from router.apis.comfyui.bounds import find_excesses
 from router.apis.comfyui.complaint import Complaint, complain, has_no_class, has_unknown_class
 from router.apis.comfyui.graph import MAX_NODES, Graph
 from router.apis.comfyui.inspection import Inspection, TooDeep
@@ -75,6 +76,9 @@ def _inspect(
         good = [output for output in outputs if inspection.passes(output)]
     except TooDeep as error:
         return Refusal(error=_refuse(str(error)))
+    if excesses := find_excesses(Graph(inspection.nodes, good, table=table), offer.cards):
+        inspection = Inspection(prompt, offer, table, excesses=excesses)
+        good = [output for output in good if inspection.passes(output)]
     bad = [output for output in outputs if not inspection.passes(output)]
     node_errors = inspection.tell(bad)
     if good:

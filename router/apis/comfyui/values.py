@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.types import Latents, PromptPart
+from deployments.types import Latents, LoraUse, PromptPart
 from router.apis.comfyui import png
 
 #: Pixels of one picture: (height, width, 3 or 4), uint8.
@@ -19,6 +19,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 ANY_SEED: Final = -1
 #: The most pictures that one value may hold.
 MAX_BATCH: Final = 256
+#: What takes less memory is not counted.
+SMALL_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +30,12 @@ class Model:
     Attributes:
         id: of its card.
         shift: the flow schedule's shift, where a node set it.
+        loras: what is added to its denoiser alone, the first one first.
     """
 
     id: str
     shift: float | None = None
+    loras: tuple[LoraUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +44,12 @@ class Clip:
 
     Attributes:
         skip: counted from the last, which is 1; None is the model's own.
+        loras: what is added to it.
     """
 
     model: str
     skip: int | None = None
+    loras: tuple[LoraUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +66,13 @@ class Images:
     a model drew costs neither decoding nor encoding.
     """
 
-    __slots__ = ("_encoded", "_pixels")
+    __slots__ = ("_buffers", "_buffers_of", "_encoded", "_pixels")
 
     def __init__(self, pixels: Sequence[Pixels] = (), encoded: Sequence[bytes] = ()) -> None:
         self._pixels = tuple(pixels)
         self._encoded = tuple(encoded)
+        self._buffers: tuple[Pixels | bytes, ...] = ()
+        self._buffers_of = (False, False)
 
     def __len__(self) -> int:
         return len(self._pixels or self._encoded)
@@ -105,6 +113,17 @@ class Images:
         """What they take at most, as pixels and as files at once."""
         width, height = self._size()
         return len(self) * width * height * 8
+
+    @property
+    def buffers(self) -> tuple[Pixels | bytes, ...]:
+        """The arrays and files that they hold at present, each once; none of small pictures."""
+        held = bool(self._pixels), bool(self._encoded)
+        if self._buffers_of != held:
+            is_small = self.width * self.height * 4 < SMALL_BYTES
+            those = () if is_small else self._pixels + self._encoded
+            self._buffers = tuple({id(one): one for one in those}.values())
+            self._buffers_of = held
+        return self._buffers
 
     def _size(self) -> tuple[int, int]:
         if self._pixels:
@@ -211,3 +230,41 @@ def num_bytes_of(value: Any) -> int:
             return len(value)
         case _:
             return 0
+
+
+def buffers_of(value: Any) -> Iterator[tuple[int, int]]:
+    """Each piece of memory that a value holds at present: what tells it from others, its bytes.
+
+    Those below ``SMALL_BYTES`` are left out: there is no end to them, and they do no harm.
+    """
+    for buffer in _buffers(value):
+        if isinstance(buffer, np.ndarray):
+            whole = buffer
+            while isinstance(whole.base, np.ndarray):  # a part of an array keeps all of it
+                whole = whole.base
+            place, num_bytes = id(whole), int(whole.nbytes)
+        elif isinstance(buffer, Latents):
+            place, num_bytes = id(buffer.value), buffer.num_bytes
+        else:
+            place, num_bytes = id(buffer), len(buffer)
+        if num_bytes >= SMALL_BYTES:
+            yield place, num_bytes
+
+
+def _buffers(value: Any) -> Iterator[NDArray[Any] | bytes | Latents]:
+    match value:
+        case Images():
+            yield from value.buffers
+        case Masks():
+            yield value.values
+        case Conditioning():
+            yield from value.references
+        case Latent():
+            yield from value.pictures
+            yield from value.source
+            yield from _buffers(value.mask)
+        case Several():
+            yield from _buffers(value.values)
+        case tuple() | list():
+            for part in list[Any](value):
+                yield from _buffers(part)

@@ -25,6 +25,7 @@ from deployments.errors import (
     Unauthorized,
 )
 from deployments.types import SEED_RANGE, GenerationRequest, ModelCard, SamplingParams
+from router.apis.loras import LoraBodies, parse_loras
 from router.apis.openai.bodies import MAX_IMAGES, MAX_INPUT_IMAGES, validate
 from router.apis.openai.forms import Form
 from router.apis.openai.parse import parse_model, parse_seed, parse_size, suit_guidance
@@ -66,6 +67,7 @@ class BatchEditBody(BaseModel):
     model: str | None = None
     strength: float | None = Field(None, ge=0, le=1)
     scheduler: str | None = None
+    loras: LoraBodies = Field(None, description="The model's LoRAs to use, as JSON.")
 
 
 def parse_body(form: Form) -> BatchEditBody:
@@ -110,6 +112,7 @@ def parse_draft(body: BatchEditBody, image: bytes) -> GenerationRequest:
         images=(image,),
         params=params,
         output_format="safetensors" if body.output_type == "pt" else "png",
+        loras=parse_loras(body.loras),
     )
 
 

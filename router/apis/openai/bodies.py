@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.errors import InvalidRequest, UnsupportedField
 from deployments.types import SEED_RANGE
+from router.apis.loras import LoraBodies
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -67,6 +68,7 @@ class Options(BaseModel):
         None, ge=0, le=1, description="How much of an input picture is re-drawn."
     )
     scheduler: str | None = Field(None, description="A name from the model's card.")
+    loras: LoraBodies = Field(None, description="The model's LoRAs to use; in a form, as JSON.")
 
 
 class Streamed(Options):

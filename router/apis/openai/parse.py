@@ -8,6 +8,7 @@ from typing import Final
 
 from deployments.errors import InvalidRequest
 from deployments.types import GenerationRequest, ModelCard, SamplingParams
+from router.apis.loras import parse_loras
 from router.apis.openai.bodies import Options, Streamed
 from router.apis.openai.inputs import Inputs
 from router.pictures import PictureFacts, fit_size
@@ -61,6 +62,7 @@ def parse_draft(
         params=params,
         output_format=body.output_format or "png",
         output_quality=_parse_compression(body),
+        loras=parse_loras(body.loras),
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psutil
 
+from deployments.types import ModelCard
 from router.apis.sdapi.prompts import Styles
 
 #: Paths under ``/sdapi/v1`` whose lists are empty here, as where nothing is installed.
 EMPTY_LISTS: Final = (
     "sd-vae",
     "sd-modules",
-    "loras",
     "hypernetworks",
     "face-restorers",
     "realesrgan-models",
@@ -58,6 +58,20 @@ def render_memory() -> dict[str, Any]:
         "ram": {"free": memory.available, "used": used, "total": memory.total},
         "cuda": {"error": "unavailable"},
     }
+
+
+def render_loras(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
+    """``GET loras``: those of all models, each once. A file's own path is the host's affair."""
+    names = sorted({name for card in cards for name in card.loras})
+    return [
+        {
+            "name": name.rpartition("/")[2],
+            "alias": name,
+            "path": f"{name}.safetensors",
+            "metadata": {},
+        }
+        for name in names
+    ]
 
 
 def render_styles(styles: Styles) -> list[dict[str, str]]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from deployments.errors import AtelierError, InvalidRequest
+
+#: Fields by the names that the service has for them, and this wire.
+_WIRE_NAMES: Final = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "strength": "denoising_strength",
+}
 
 
 class InvalidBody(InvalidRequest):
@@ -47,7 +54,7 @@ def complaints_of(error: ValidationError) -> InvalidBody:
 def render_error(error: AtelierError, _request: Request) -> Response:
     """``{"error", "detail", "body", "errors"}``; for a bad body ``detail`` is a list."""
     headers = {}
-    message = error.message
+    message = _worded(error)
     if error.status == 401:
         if message.startswith("Invalid username"):
             message = "Incorrect username or password"  # as the original words it
@@ -60,6 +67,14 @@ def render_error(error: AtelierError, _request: Request) -> Response:
         status_code=error.status,
         headers=headers,
     )
+
+
+def _worded(error: AtelierError) -> str:
+    """The message; the field that it begins with has this wire's name."""
+    param = error.param or ""
+    if param not in _WIRE_NAMES or not error.message.startswith(f"{param} "):
+        return error.message
+    return _WIRE_NAMES[param] + error.message.removeprefix(param)
 
 
 def _shown(value: Any) -> Any:

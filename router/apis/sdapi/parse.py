@@ -20,7 +20,7 @@ from router.apis.sdapi.infotext import KEYWORD, VERSION, write_infotext
 from router.apis.sdapi.inputs import Inputs
 from router.apis.sdapi.limits import MAX_PICTURES, check_length
 from router.apis.sdapi.options import Options, check_range, output_format
-from router.apis.sdapi.prompts import Styles, with_styles, without_tags
+from router.apis.sdapi.prompts import Styles, parse_tags, with_styles
 from router.apis.sdapi.refiner import refiner_pairs
 from router.apis.sdapi.samplers import Sampling, find_sampling
 from router.apis.sdapi.second_pass import check_side, parse_second_pass, second_pass_pairs
@@ -113,8 +113,10 @@ def _base(body: Generation, setting: Setting, inputs: Inputs) -> GenerationReque
     steps = body.steps
     shown = int(options["show_progress_every_n_steps"])
     has_previews = options["live_previews_enable"] and shown > 0
+    is_disabled = body.disable_extra_networks
+    prompt, loras = parse_tags(body.prompt, setting.card.loras, is_disabled=is_disabled)
     return GenerationRequest(
-        prompt=without_tags(body.prompt, is_disabled=body.disable_extra_networks),
+        prompt=prompt,
         negative_prompt=body.negative_prompt,
         model=setting.card.id,
         images=inputs.images,
@@ -128,6 +130,7 @@ def _base(body: Generation, setting: Setting, inputs: Inputs) -> GenerationReque
         mask_padding=inputs.mask_padding,
         is_latent_resize=inputs.is_latent_resize,
         second_pass=parse_second_pass(body, setting.card),
+        loras=loras,
     )
 
 

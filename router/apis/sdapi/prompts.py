@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from deployments.errors import InvalidRequest
+from deployments.types import LoraUse
 
 #: ``<lora:name:weight>``.
 _TAG: Final = re.compile(r"<(\w+):([^<>]+)>")
@@ -48,17 +49,65 @@ def with_styles(prompt: str, styles: Sequence[str]) -> str:
     return prompt
 
 
-def without_tags(prompt: str, *, is_disabled: bool) -> str:
-    """The prompt without tags of extra networks, which say nothing to a text encoder.
+def parse_tags(
+    prompt: str, loras: Sequence[str], *, is_disabled: bool
+) -> tuple[str, tuple[LoraUse, ...]]:
+    """The prompt without tags of extra networks, and the LoRAs that they name.
 
-    Raises ``InvalidRequest`` for one that cannot be honoured, unless the caller disabled them;
-    tags of unknown kinds are dropped, as A1111 does.
+    Args:
+        loras: names of the model's.
+        is_disabled: whether the caller wants none of them.
+    Raises:
+        InvalidRequest: a tag that cannot be honoured; those of unknown kinds are dropped, as A1111
+            does.
     """
-    for kind, name in _TAG.findall(prompt):
-        if kind.lower() in _KINDS and not is_disabled:
-            what = _KINDS[kind.lower()]
+    uses = []
+    for kind, text in _TAG.findall(prompt):
+        if is_disabled or kind.lower() not in _KINDS:
+            continue
+        name, *numbers = text.split(":")
+        known = loras if _KINDS[kind.lower()] == "LoRA" else ()
+        if (found := _find(name, known)) is None:
             raise InvalidRequest(
-                f"{what} {name.partition(':')[0]!r:.100} not found; this server has none",
+                f"{_KINDS[kind.lower()]} {name!r:.100} not found; "
+                f"known: {', '.join(known) or 'none'}",
                 param="prompt",
             )
-    return _TAG.sub("", prompt) if _TAG.search(prompt) else prompt
+        uses.append(_parse_use(found, numbers))
+    return _TAG.sub("", prompt) if _TAG.search(prompt) else prompt, tuple(uses)
+
+
+def _find(name: str, loras: Sequence[str]) -> str | None:
+    """The LoRA of this name, or the first whose file has it in whatever folder."""
+    if name in loras:
+        return name
+    return next((known for known in loras if known.rpartition("/")[2] == name), None)
+
+
+def _parse_use(name: str, numbers: Sequence[str]) -> LoraUse:
+    """A1111: ``text:unet`` by place, both ``te=`` and ``unet=`` by name; the text's is the other's
+    default, and 1 is its own."""
+    places = [number for number in numbers if "=" not in number]
+    named = dict(number.split("=", 1) for number in numbers if "=" in number)
+    if len(places) > 2 or named.keys() - {"te", "unet"}:
+        raise _bad_weight(name, ":".join(numbers))
+    text = _number(name, named.get("te", (places or ["1"])[0]))
+    weight = _number(name, named["unet"]) if "unet" in named else text
+    if "unet" not in named and len(places) == 2:
+        weight = _number(name, places[1])
+    return LoraUse(name=name, weight=weight, text_weight=None if weight == text else text)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _bad_weight(name, text) from None
+
+
+def _bad_weight(name: str, text: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"LoRA {name!r:.100} has the weight {text!r:.100}; "
+        "accepted: <lora:name:weight>, <lora:name:text weight:unet weight>",
+        param="prompt",
+    )

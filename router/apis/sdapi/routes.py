@@ -98,6 +98,7 @@ def _add_lists(router: APIRouter, service: GenerationService, styles: Styles) ->
         "schedulers": render_schedules,
         "upscalers": lambda: render_upscalers(service.cards()),
         "latent-upscale-modes": render_latent_modes,
+        "loras": lambda: discovery.render_loras(service.cards()),
         "prompt-styles": lambda: discovery.render_styles(styles),
         "scripts": render_scripts,
         "script-info": render_script_info,

@@ -9,7 +9,7 @@ from deployments.errors import InvalidRequest, UnsupportedField
 from deployments.types import ModelCard, SecondPass
 from router.apis.sdapi.bodies import Generation, TextToImage
 from router.apis.sdapi.checkpoints import find_checkpoint
-from router.apis.sdapi.prompts import without_tags
+from router.apis.sdapi.prompts import parse_tags
 from router.apis.sdapi.samplers import find_sampling
 
 #: A1111's latent upscale modes, and what they are here.
@@ -47,18 +47,20 @@ def parse_second_pass(body: Generation, card: ModelCard) -> SecondPass | None:
     width, height = target_size(body)
     check_side(card, "hr_resize_x", width, lowest=card.min_size)
     check_side(card, "hr_resize_y", height, lowest=card.min_size)
-    each = card.size_multiple
+    each, is_disabled = card.size_multiple, body.disable_extra_networks
+    prompt, loras = parse_tags(body.hr_prompt, card.loras, is_disabled=is_disabled)
     return SecondPass(
         width=round(width / each) * each,
         height=round(height / each) * each,
         upscaler=_upscaler(body.hr_upscaler),
         strength=_strength(body.denoising_strength),
         num_inference_steps=body.hr_second_pass_steps or None,
-        prompt=without_tags(body.hr_prompt, is_disabled=body.disable_extra_networks) or None,
+        prompt=prompt or None,
         negative_prompt=body.hr_negative_prompt or None,
         guidance_scale=body.hr_cfg if "hr_cfg" in body.model_fields_set else None,
         scheduler=sampling.scheduler if sampling else None,
         sigmas=sampling.sigmas if sampling else None,
+        loras=loras if body.hr_prompt else None,
     )
 
 

@@ -86,7 +86,7 @@ def build_engine() -> Iterator[Callable[..., Engine]]:
         step_seconds: float = 0.0,
         personal: tuple[str, ...] = (),
         is_started: bool = True,
-        **limits: int,
+        **limits: Any,
     ) -> Engine:
         config = ModelConfig(
             family="fake", step_seconds=step_seconds, personal=dict.fromkeys(personal, "/w")

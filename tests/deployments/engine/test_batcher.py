@@ -18,8 +18,10 @@ from deployments.engine.batcher import (
     Decode,
     Denoise,
     Encode,
+    Fetch,
     estimate,
 )
+from deployments.engine.memory import Stand
 from deployments.engine.state import BatchKey, RequestState
 from deployments.types import GenerationRequest, SamplingParams
 
@@ -53,8 +55,8 @@ def batcher(*, max_rows: int = 8, max_tokens: int = 10_000, **states: RequestSta
     return made
 
 
-def always(weights: str | None) -> bool:
-    return True
+def always(weights: str | None, num_bytes: int) -> Stand:
+    return Stand.READY
 
 
 def choose(made: Batcher) -> Any:
@@ -145,19 +147,53 @@ def test_encode_takes_the_shortest_of_those_that_came_together() -> None:
     assert choose(made) == Encode("short")
 
 
-def test_encode_passes_over_weights_without_place_a_few_times_only() -> None:
+@pytest.mark.parametrize(
+    ("next_stand", "kind"),
+    [
+        pytest.param(Stand.READY, Encode, id="that are there"),
+        pytest.param(Stand.ABSENT, Fetch, id="that find room"),
+    ],
+)
+def test_weights_without_room_are_passed_over_a_few_times_only(
+    next_stand: Stand, kind: type[Fetch | Encode]
+) -> None:
+    def stand(weights: str | None, num_bytes: int) -> Stand:
+        return Stand.NO_ROOM if weights == "w" else next_stand
+
     made = batcher()
     made.add("blocked", "w", 1.0)
     for index in range(MAX_OVERTAKEN):
         made.add("next", None, 2.0)
-        work = made.choose(lambda weights: weights is None)
-        assert work == Encode("next", ("blocked",)), index
+        work = made.choose(stand)
+        assert work == kind("next", ("blocked",)), index
         made.remove("next")
         assert work is not None
         made.record(work)
     made.add("next", None, 2.0)
-    assert made.choose(lambda weights: weights is None) is None
+    assert made.choose(stand) is None
     assert made.choose(always) == Encode("blocked")
+
+
+def test_weights_on_their_way_hold_up_nobody() -> None:
+    made = batcher()
+    made.add("waiting", "w", 1.0)
+    for _ in range(2 * MAX_OVERTAKEN):
+        made.add("next", None, 2.0)
+        work = made.choose(lambda weights, _: Stand.LOADING if weights else Stand.READY)
+        assert work == Encode("next")
+        made.remove("next")
+        made.record(work)
+
+
+def test_weights_are_fetched_before_anything_else() -> None:
+    made = batcher(a=state(done=4), b=state())
+    made.add("ready", None, 1.0)
+    made.add("waiting", "w", 2.0)
+    work = made.choose(lambda weights, _: Stand.ABSENT if weights else Stand.READY)
+    assert work == Fetch("waiting")
+    assert work.request_ids == {"waiting"}
+    made.record(work)
+    assert isinstance(choose(made), Decode)
 
 
 def test_short_work_overtakes_long_work() -> None:

@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 
 from deployments.config import ModelConfig
+from deployments.engine.batcher import MAX_OVERTAKEN
 from deployments.engine.engine import Engine
 from deployments.engine.events import Stepped
 from deployments.engine.inline import InlineRunner
-from deployments.errors import Cancelled, Conflict, InvalidRequest, ModelNotReady
-from deployments.families.fake import FakeFamily
+from deployments.engine.memory import Budget
+from deployments.errors import (
+    Cancelled,
+    Conflict,
+    GenerationFailed,
+    InvalidRequest,
+    ModelNotReady,
+    OutOfMemory,
+)
+from deployments.families.fake import NUM_BYTES, FakeFamily
 from deployments.types import GenerationRequest, Load, SecondPass
 
 
@@ -236,7 +245,7 @@ def test_health_of_an_idle_and_a_busy_engine(build_engine: Any, ask: Any, gated:
 def test_personal_weights_do_not_share_and_stay_resident(
     build_engine: Any, ask: Any, gated: Any
 ) -> None:
-    engine = build_engine(runner=gated, personal=("ann", "bob"), max_resident_weights=2)
+    engine = build_engine(runner=gated, personal=("ann", "bob"), budget=Budget(max_sets=2))
     heard = [ask(engine, name, weights=name) for name in ("ann", "bob")]
     gated.open_gate()
     ann, bob = (pixels_of(one)[0] for one in heard)
@@ -248,7 +257,7 @@ def test_personal_weights_do_not_share_and_stay_resident(
 def test_weights_beyond_the_limit_wait_for_their_turn(
     build_engine: Any, ask: Any, gated: Any
 ) -> None:
-    engine = build_engine(runner=gated, personal=("ann", "bob"), max_resident_weights=1)
+    engine = build_engine(runner=gated, personal=("ann", "bob"), budget=Budget(max_sets=1))
     ann = ask(engine, "a", weights="ann")
     gated.wait()
     bob = ask(engine, "b", weights="bob")
@@ -268,6 +277,86 @@ def test_evict_drops_idle_weights_and_they_come_back(build_engine: Any, ask: Any
     assert engine.load().weight_bytes == 0
     ask(engine, "b", weights="ann").finished()
     assert engine.load().resident_weights == ("ann",)
+
+
+class SlowShelf(FakeFamily):
+    """Reads personal weights only once it is told to; the base's own are there at once."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(ModelConfig(family="fake", personal=dict.fromkeys(names, "/w")))
+        self.reads = 0
+        self.may_read = threading.Event()
+        self.error: Exception | None = None
+
+    def load_weights(self, name: str | None) -> Any:
+        if name is not None:
+            self.reads += 1
+            assert self.may_read.wait(10)
+            if self.error:
+                raise self.error
+        return super().load_weights(name)
+
+
+def test_requests_draw_on_while_weights_are_read_once_for_all(build_engine: Any, ask: Any) -> None:
+    family = SlowShelf("ann")
+    engine = build_engine(family)
+    anns = [ask(engine, f"ann {k}", weights="ann") for k in range(3)]
+    for k in range(MAX_OVERTAKEN + 4):
+        ask(engine, f"other {k}").finished()
+    assert not any(heard.events for heard in anns)
+    assert engine.load().num_waiting == 3
+    family.may_read.set()
+    for heard in anns:
+        heard.finished()
+    assert family.reads == 1
+
+
+def test_weights_that_cannot_be_read_fail_who_asked_for_them(build_engine: Any, ask: Any) -> None:
+    family = SlowShelf("ann", "bob")
+    engine = build_engine(family)
+    family.error = GenerationFailed("weights 'ann' cannot be read")
+    anns = [ask(engine, f"ann {k}", weights="ann") for k in range(2)]
+    other = ask(engine, "other")
+    family.may_read.set()
+    assert {heard.error().message for heard in anns} == {"weights 'ann' cannot be read"}
+    other.finished()
+    family.error = MemoryError()
+    assert isinstance(ask(engine, "bob", weights="bob").error(), OutOfMemory)
+    family.error = None
+    ask(engine, "again", weights="ann").finished()
+
+
+def test_request_that_is_cancelled_while_its_weights_are_read(build_engine: Any, ask: Any) -> None:
+    family = SlowShelf("ann")
+    engine = build_engine(family)
+    ann = ask(engine, "a", weights="ann")
+    ask(engine, "other").finished()
+    engine.cancel("a")
+    assert isinstance(ann.error(), Cancelled)
+    family.may_read.set()
+    ask(engine, "b", weights="ann").finished()
+    assert set(engine.evict().weights) == {"", "ann"}
+
+
+def test_weights_beyond_the_budget_of_bytes_fail_and_the_others_draw(
+    build_engine: Any, ask: Any
+) -> None:
+    engine = build_engine(personal=("ann",), budget=Budget(max_bytes=NUM_BYTES - 1))
+    error = ask(engine, "a", weights="ann").error()
+    assert isinstance(error, OutOfMemory)
+    assert "takes 1000000 bytes for its weights" in error.message
+
+
+def test_twenty_sets_of_weights_under_a_budget_for_three(build_engine: Any, ask: Any) -> None:
+    names = tuple(f"user {k}" for k in range(20))
+    engine = build_engine(personal=names, budget=Budget(max_bytes=3 * NUM_BYTES))
+    heard = [ask(engine, f"{name}.{turn}", weights=name) for turn in range(2) for name in names]
+    most = 0
+    for one in heard:
+        while not one.has_ended.wait(0.001):
+            most = max(most, engine.load().weight_bytes)
+        one.finished()
+    assert NUM_BYTES <= most <= 3 * NUM_BYTES
 
 
 def test_weights_are_free_however_a_request_ends(build_engine: Any, ask: Any) -> None:

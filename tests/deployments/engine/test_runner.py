@@ -97,3 +97,16 @@ def test_auto_is_resolved() -> None:
     assert pick_dtype("auto", "cpu") == "float32"
     assert pick_dtype("auto", "cuda:1") == "bfloat16"
     assert pick_dtype("float16", "cpu") == "float16"
+
+
+def test_measure_tells_about_what_work_on_a_cpu_took() -> None:
+    runner = TorchRunner("cpu")
+
+    def work(num_bytes: int) -> int:
+        return int(torch.ones(num_bytes, dtype=torch.uint8).max())
+
+    result, taken = runner.measure(work, 200_000_000)
+    assert result == 1
+    assert 150_000_000 < taken < 400_000_000
+    assert runner.total_bytes is None
+    runner.bound(1)

@@ -49,6 +49,28 @@ def test_levels_are_the_stock_pipelines(tokens: int, sigmas: str) -> None:
     assert torch.equal(walk(scheduler, 7), scheduler.sigmas[:-1] * 1000)
 
 
+@pytest.mark.parametrize("tokens", [16, 16384])
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_shift_takes_the_place_of_the_models_own(shift: float, tokens: int) -> None:
+    """Esser et al. 2024, equation 23."""
+    times = torch.linspace(1.0, 1 / 7, 7)
+    expected = shift * times / (1 + (shift - 1) * times)
+    levels = build("Euler", "normal", CONFIG, 7, tokens, shift=shift).sigmas
+    assert torch.allclose(levels, torch.cat([expected, torch.zeros(1)]))
+
+
+def test_shift_is_heeded_where_the_checkpoint_has_a_fixed_one() -> None:
+    fixed = {"shift": 3.0, "use_dynamic_shifting": False}
+    levels = build("Euler", "normal", fixed, 4, 1024, shift=2.0).sigmas
+    assert levels[1] == pytest.approx(2 * 0.75 / 1.75)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, 101.0])
+def test_shift_that_leaves_no_schedule_is_refused(shift: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"accepted: 0\.01 to 100\.0"):
+        build("Euler", "normal", CONFIG, 7, 1024, shift=shift)
+
+
 @pytest.mark.parametrize(("name", "sigmas"), ALL)
 def test_every_solver_follows_a_straight_line_to_its_clean_end(name: str, sigmas: str) -> None:
     """The flow of one known picture is the same everywhere: all solvers must come out at it."""

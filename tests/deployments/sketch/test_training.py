@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from deployments.sketch import (
 from deployments.sketch.assemble import BASE, TURBO, assemble, first_noise, open_pipeline
 from deployments.sketch.lesson import Lesson, orthogonal
 from deployments.sketch.sheets import Format
-from deployments.sketch.turbo import turbo_encoders, turbo_unet
+from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 
 #: Minutes of a lesson of one step or two.
 MOMENT = 1e-4
@@ -42,9 +43,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_text_encoder.teach(root / BASE, MOMENT, seed=0)
         train_autoencoder.teach(root / BASE / "vae", MOMENT, seed=0)
         for _ in range(2):
-            train_denoiser.teach(root / BASE, MOMENT, 0.0, seed=0)
+            train_denoiser.teach(root / BASE, MOMENT, begin=0.0, times=2, seed=0)
         train_personal.teach(root / "user", root / BASE, "user_123", MOMENT, seed=0)
-        train_turbo.teach(root / TURBO, root / BASE, MOMENT, seed=0)
+        for huge in (0.0, 1.0):
+            patch.setattr(train_turbo, "HUGE", TINY)
+            train_turbo.teach(
+                root / TURBO, root / BASE, MOMENT, rate=1e-3, huge=huge, times=1, seed=0
+            )
     assemble(root)
     return root
 
@@ -74,21 +79,51 @@ def test_a_users_parts_fit_the_base(weights: Path) -> None:
         assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in base.items()}
 
 
+@torch.no_grad()
 def test_turbo_begins_with_the_same_predictions(weights: Path) -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(weights / BASE / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(
-        weights / BASE / "text_encoder", dtype=torch.float32
-    ).eval()
-    unet = train_denoiser.read_unet(weights / BASE / "unet").eval()
-    encoders = [model.eval() for model in turbo_encoders(tokenizer, encoder)]
+    folder = weights / BASE
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+    unet = train_denoiser.read_unet(folder / "unet").eval()
     noisy, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([999, 500, 10])
-    with torch.no_grad():
-        text = train_denoiser.embed(tokenizer, encoder, PROMPTS)
-        expected = unet(noisy, timesteps, text).sample
-        text, pooled = train_turbo.embed(tokenizer, encoders, PROMPTS)
-        added = {"text_embeds": pooled, "time_ids": torch.ones(3, 6)}
-        drawn = turbo_unet(unet)(noisy, timesteps, text, added_cond_kwargs=added).sample
+    text = train_denoiser.embed(tokenizer, encoder, PROMPTS)
+    expected = unet(noisy, timesteps, text).sample
+    text, pooled = turbo_text(tokenizer, encoder)
+    added = {"text_embeds": pooled, "time_ids": torch.ones(3, 6)}
+    drawn = turbo_unet(unet)(noisy, timesteps, text, added_cond_kwargs=added).sample
     assert (drawn - expected).abs().mean() < 0.02 * expected.std()
+
+
+@torch.no_grad()
+def test_turbo_is_trained_with_what_its_encoders_say(weights: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(weights / BASE / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(weights / BASE / "text_encoder", dtype=torch.float32)
+    text, pooled = train_turbo.embed(tokenizer, encoder.eval(), PROMPTS)
+    said, said_pooled = turbo_text(tokenizer, encoder)
+    assert (text - said / LOUD).abs().mean() < 0.02
+    assert torch.allclose(pooled, said_pooled, atol=0.02)
+
+
+def turbo_text(tokenizer: Any, encoder: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What SDXL's pipeline takes from both encoders."""
+    ids = train_denoiser.tokens(tokenizer, PROMPTS)
+    models = [model.eval() for model in turbo_encoders(tokenizer, encoder)]
+    outputs = [model(ids, output_hidden_states=True) for model in models]
+    return torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[1].text_embeds
+
+
+def test_plain_unet_takes_the_first_model_out_of_turbo_again(weights: Path) -> None:
+    trained = train_denoiser.read_unet(weights / BASE / "unet")
+    plain = plain_unet(turbo_unet(trained)).state_dict()
+    for name, tensor in trained.state_dict().items():
+        assert torch.allclose(plain[name], tensor, atol=1e-5)
+
+
+def test_amplify_is_undone_by_its_inverse(weights: Path) -> None:
+    trained = train_denoiser.read_unet(weights / TURBO / "unet")
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    after = amplify(amplify(trained, 16.0), 1 / 16).state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_turbo_unet_refuses_another_architecture(weights: Path) -> None:

@@ -37,6 +37,16 @@ def sd() -> Iterator[Served]:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("cfg_scale", 1e6), ("denoising_strength", 7)]
+)
+def test_refusals_name_fields_as_the_caller_does(sd: Served, field: str, value: float) -> None:
+    body = {"init_images": [PICTURE], field: value}
+    response = sd.refused(I2I, **body)
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith(f"{field} {value}")
+
+
+@pytest.mark.parametrize(
     ("path", "fields", "status"),
     [
         (I2I, {"width": 300_000, "height": 300_000}, 422),

@@ -104,6 +104,14 @@ async def test_name_of_a_series_means_itself(rows: Rows) -> None:
     assert (await rows.files.reserve(make_file(name=name))).name == "a.b%_00001_.png"
 
 
+async def test_number_goes_to_the_last_place_that_is_meant_for_one(rows: Rows) -> None:
+    name = "a{number:05}b_{number:05}_.png"
+    await rows.files.add(make_file(name="a00001b_00001_.png"))
+    for number in ("00001", "00002"):
+        reserved = await rows.files.reserve(make_file(name=name))
+        assert reserved.name == f"a{{number:05}}b_{number}_.png"
+
+
 async def test_file_that_a_later_attempt_saves_again_keeps_its_name(rows: Rows) -> None:
     first = await rows.files.reserve(make_file(name=SERIES, label="9.0"))
     assert await save(rows.files, "9.1") == "ComfyUI_00002_.png"

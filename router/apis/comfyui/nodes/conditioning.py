@@ -19,7 +19,8 @@ MAX_PARTS: Final = 16
 
 def encode_text(*, text: str, clip: Clip) -> tuple[Conditioning]:
     """A text for the model that the encoder belongs to."""
-    return (Conditioning(model=clip.model, parts=(PromptPart(text=text, clip_skip=clip.skip),)),)
+    part = PromptPart(text=text, clip_skip=clip.skip, loras=clip.loras or None)
+    return (Conditioning(model=clip.model, parts=(part,)),)
 
 
 def set_last_layer(*, clip: Clip, stop_at_clip_layer: int) -> tuple[Clip]:

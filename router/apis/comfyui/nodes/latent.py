@@ -32,6 +32,8 @@ _MIN_SIDE: Final = 64
 
 def empty_latent(*, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
     """Zeros: where a picture begins that is drawn from noise alone."""
+    if batch_size > MAX_BATCH:
+        raise InvalidRequest(f"{batch_size} pictures are too many; accepted: at most {MAX_BATCH}")
     return (Latent(pictures=(Latents(num_images=1, width=width, height=height),) * batch_size),)
 
 

@@ -7,13 +7,17 @@ model. What kind of text encoder it is, its precision and its device are the hos
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from deployments.errors import UnsupportedField
+from deployments.types import LoraUse
 from router.apis.comfyui.drawing import Drawing
 from router.apis.comfyui.node import Input, Node, Offer
 from router.apis.comfyui.values import Clip, Model, Vae
 from router.apis.comfyui.widgets import choice, number
+
+LORA_EXTENSION: Final = ".safetensors"
 
 _CLIP_TYPES: Final = (
     "stable_diffusion",
@@ -92,9 +96,45 @@ async def load_vae(drawing: Drawing, *, vae_name: str) -> tuple[Vae]:
     return (Vae(model=drawing.card(vae_name).id),)
 
 
-def load_lora(*, lora_name: str, **_: object) -> tuple[object, ...]:
-    """No adapter is hosted: there is no name that it could be called with."""
-    raise UnsupportedField(f"there is no LoRA {lora_name!r:.200}")
+async def load_lora(
+    drawing: Drawing,
+    *,
+    model: Model,
+    clip: Clip,
+    lora_name: str,
+    strength_model: float,
+    strength_clip: float,
+) -> tuple[Model, Clip]:
+    """A model and a text encoder with a LoRA added to those that they have."""
+    (model,) = await load_model_lora(
+        drawing, model=model, lora_name=lora_name, strength_model=strength_model
+    )
+    name = _find_lora(drawing, clip.model, lora_name)
+    if strength_clip == 0:
+        return model, clip
+    use = LoraUse(name=name, weight=strength_clip)
+    return model, replace(clip, loras=(*clip.loras, use))
+
+
+async def load_model_lora(
+    drawing: Drawing, *, model: Model, lora_name: str, strength_model: float
+) -> tuple[Model]:
+    """A model with a LoRA added to those that it has; its text encoder stays as it is."""
+    name = _find_lora(drawing, model.id, lora_name)
+    if strength_model == 0:
+        return (model,)
+    use = LoraUse(name=name, weight=strength_model, text_weight=0.0)
+    return (replace(model, loras=(*model.loras, use)),)
+
+
+def _find_lora(drawing: Drawing, model: str, lora_name: str) -> str:
+    """The LoRA, which must be one of the model's own."""
+    card, name = drawing.card(model), lora_name.removesuffix(LORA_EXTENSION)
+    if name not in card.loras:
+        known = ", ".join(card.loras) or "none"
+        message = f"model {card.id!r} has no LoRA {lora_name!r:.200}; known: {known}"
+        raise UnsupportedField(message)
+    return name
 
 
 def _find_choice_of_hosts(offer: Offer, literals: Mapping[str, Any]) -> tuple[str, str] | None:  # noqa: ARG001
@@ -105,8 +145,10 @@ def _find_choice_of_hosts(offer: Offer, literals: Mapping[str, Any]) -> tuple[st
     return None
 
 
-def _list_loras(offer: Offer) -> list[str]:  # noqa: ARG001 - the same for everybody
-    return []
+def _list_loras(offer: Offer) -> list[str]:
+    """Names of all models' LoRAs, then the same as files, as graphs from elsewhere name them."""
+    names = sorted({name for card in offer.cards for name in card.loras})
+    return [*names, *(f"{name}{LORA_EXTENSION}" for name in names)]
 
 
 _DEVICE: Final = Input(name="device", choices=("default", "cpu"), is_optional=True)
@@ -176,8 +218,8 @@ NODES: Final = (
             Input(name="model", type="MODEL"),
             Input(name="clip", type="CLIP"),
             _LORA,
-            number("strength_model", 1.0, -100.0, 100.0),
-            number("strength_clip", 1.0, -100.0, 100.0),
+            number("strength_model", 1.0, -10.0, 10.0),
+            number("strength_clip", 1.0, -10.0, 10.0),
         ),
         outputs=("MODEL", "CLIP"),
         category="loaders",
@@ -185,11 +227,11 @@ NODES: Final = (
     ),
     Node(
         class_type="LoraLoaderModelOnly",
-        run=load_lora,
+        run=load_model_lora,
         inputs=(
             Input(name="model", type="MODEL"),
             _LORA,
-            number("strength_model", 1.0, -100.0, 100.0),
+            number("strength_model", 1.0, -10.0, 10.0),
         ),
         outputs=("MODEL",),
         category="loaders",

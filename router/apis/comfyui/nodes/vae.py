@@ -89,9 +89,11 @@ def _grow(mask: NDArray[np.float32], by: int) -> NDArray[np.float32]:
         length = mask.shape[axis]
         around = [(0, 0), (0, 0)]
         around[axis] = (before, by)
-        padded = np.pad(mask, around)
-        shifts = [np.take(padded, range(k, k + length), axis) for k in range(max(1, by))]
-        mask = np.maximum.reduce(shifts)
+        padded = np.moveaxis(np.pad(mask, around), axis, 0)
+        grown = padded[:length].copy()
+        for k in range(1, by):
+            np.maximum(grown, padded[k : k + length], out=grown)
+        mask = np.moveaxis(grown, 0, axis)
     return mask
 
 

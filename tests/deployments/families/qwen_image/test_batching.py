@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from deployments.engine.engine import Engine
-from deployments.engine.events import Event, Failed, Finished
-from deployments.engine.runner import TorchRunner
+from deployments.engine.events import Finished
 from deployments.families.base import Family
 from deployments.types import GenerationRequest
 from tests.deployments.families.driver import states_of
 from tests.deployments.families.qwen_image.stock import Stock
 from tests.deployments.families.qwen_image.test_golden import difference, scene, want
+from tests.deployments.families.test_engine import draw_with_engine
 
 Load = Callable[..., Family]
 
 LONG = "a very long story of " + ", ".join(f"thing number {k}" for k in range(12))
-
-
-def draw_together(family: Family, *requests: GenerationRequest) -> list[Finished]:
-    """All requests through one engine that holds every row at once."""
-    engine = Engine(
-        family,
-        TorchRunner("cpu", num_threads=1),
-        max_batch_rows=64,
-        max_batch_tokens=2**20,
-        max_resident_weights=1,
-    )
-    ends: list[queue.Queue[Event]] = [queue.Queue() for _ in requests]
-    for n, request in enumerate(requests):
-        engine.add(f"r{n}", request, ends[n].put)
-    engine.start()
-    try:
-        return [_end_of(events) for events in ends]
-    finally:
-        engine.stop()
 
 
 def pixels(finished: Finished) -> np.ndarray:
@@ -61,7 +40,7 @@ def test_edits_of_unlike_requests_share_a_forward_and_are_stock(
     load_qwen: Load, stock_qwen: Stock
 ) -> None:
     requests = unlike_edits()
-    together = draw_together(load_qwen("qwen-edit"), *requests)
+    together = draw_with_engine(load_qwen("qwen-edit"), *requests)
     assert [end.max_batch_rows for end in together] == [9] * 5
     for request, end in zip(requests, together, strict=True):
         assert difference(pixels(end), stock_qwen.edit(request)) <= 0.01
@@ -76,7 +55,7 @@ def test_text_to_image_of_unlike_requests_shares_a_forward_and_is_stock(
         want("a star", seed=3, true_cfg_scale=1.0),
         want("un chat", seed=4, negative_prompt=LONG, true_cfg_scale=7.0),
     ]
-    together = draw_together(load_qwen("qwen-edit"), *requests)
+    together = draw_with_engine(load_qwen("qwen-edit"), *requests)
     assert [end.max_batch_rows for end in together] == [7] * 4
     for request, end in zip(requests, together, strict=True):
         assert difference(pixels(end), stock_qwen.draw("", request)) <= 0.01
@@ -93,8 +72,8 @@ def test_requests_of_all_kinds_are_drawn_as_alone(load_qwen: Load, mask: bytes) 
         want("a lake", scheduler="UniPC", sigmas="karras"),
         want("wide", width=96),
     ]
-    for request, end in zip(requests, draw_together(family, *requests), strict=True):
-        [alone] = draw_together(family, request)
+    for request, end in zip(requests, draw_with_engine(family, *requests), strict=True):
+        [alone] = draw_with_engine(family, request)
         assert alone.max_batch_rows <= 2
         assert difference(pixels(end), pixels(alone)) <= 0.01
 
@@ -137,12 +116,3 @@ def test_the_stock_rotary_embedding_takes_mixed_shapes_for_the_first_one_s(
     mixed, _ = embed([tall, wide], max_txt_seq_len=4, device=torch.device("cpu"))
     right, _ = embed([wide, wide], max_txt_seq_len=4, device=torch.device("cpu"))
     assert not torch.allclose(mixed, right)
-
-
-def _end_of(events: queue.Queue[Event]) -> Finished:
-    while True:
-        match events.get(timeout=60):
-            case Finished() as finished:
-                return finished
-            case Failed(error=error):
-                raise error

@@ -102,10 +102,14 @@ def test_a_distilled_transformer_hears_each_row_s_guidance() -> None:
 
 @pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
 def test_a_second_pass_draws_over_the_first_at_its_own_size(load_qwen: Load, upscaler: str) -> None:
-    second = SecondPass(width=96, height=96, upscaler=upscaler, strength=0.5, prompt="a lake")
+    second = SecondPass(
+        width=96, height=96, upscaler=upscaler, strength=0.5, prompt="a lake", guidance_scale=1.0
+    )
     request = want(second_pass=second)
     [state] = states_of(load_qwen("qwen"), request)
     assert state.num_visits == 4 + 2
+    assert state.following is not None
+    assert (len(state.branches), len(state.following.branches)) == (2, 1)
     [picture] = draw_with_passes(load_qwen("qwen"), request)
     assert picture.shape == (96, 96, 3)
     assert picture.std() > 10

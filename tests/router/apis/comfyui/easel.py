@@ -17,11 +17,12 @@ from deployments.types import (
 )
 from router.apis.comfyui.cache import NodeCache
 from router.apis.comfyui.executor import Execution
+from router.apis.comfyui.holdings import MAX_BYTES
 from router.apis.comfyui.node import Node
 from router.apis.comfyui.nodes import NODES
 from router.fake_models import FakeModels, fake_card
 from router.files import Files
-from router.job import Job, StoredRequest, input_key
+from router.job import Job, JobImage, StoredRequest, input_key
 from router.models import Models
 from router.routing import admit, resolve
 from router.scripts import Listener
@@ -63,7 +64,7 @@ class Easel:
     Attributes:
         notes: every note, in order, those that a later one replaced too.
         topics: of each note.
-        pictures: by place.
+        pictures: by place; their bytes lie in ``images``.
         result: what was told last.
     """
 
@@ -76,7 +77,7 @@ class Easel:
         self.num_previews = 0
         self.notes: list[Mapping[str, Any]] = []
         self.topics: list[str] = []
-        self.pictures: dict[int, GeneratedImage] = {}
+        self.pictures: dict[int, JobImage] = {}
         self.result: Mapping[str, Any] = {}
         self.indices: list[int] = []
 
@@ -105,7 +106,8 @@ class Easel:
                 self.num_previews += item.preview is not None
         raise AssertionError
 
-    def keep(self, place: int, image: GeneratedImage) -> None:
+    def keep(self, place: int, image: GeneratedImage | JobImage) -> None:
+        assert isinstance(image, JobImage)
         self.pictures[place] = image
 
     def note(self, note: Mapping[str, Any], *, topic: str = "") -> None:
@@ -125,6 +127,7 @@ def execution(
     table: Mapping[str, Node] = NODES,
     extra_data: Mapping[str, Any] | None = None,
     width: int = 4,
+    max_bytes: int = MAX_BYTES,
     **job: Any,
 ) -> Execution:
     """A graph about to run; its outputs are those that save, when none are named."""
@@ -152,7 +155,8 @@ def execution(
         "models": ["sdxl-turbo", "qwen-image-edit"],
         "width": width,
     }
-    return Execution(easel, [request], args, table=table, cache=cache or NodeCache())
+    cache = cache or NodeCache()
+    return Execution(easel, [request], args, table=table, cache=cache, max_bytes=max_bytes)
 
 
 async def interrupt(easel: Easel, task: asyncio.Task[None]) -> None:

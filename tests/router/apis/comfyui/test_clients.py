@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import comfy_sdk
 import httpx
 import pytest
 from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
@@ -240,7 +241,6 @@ def _wait_for_port(port: int) -> None:
 
 
 def test_official_sdk(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    comfy_sdk = pytest.importorskip("comfy_sdk")
     monkeypatch.setenv("COMFY_BASE_URL", proxy)
     client = comfy_sdk.Comfy()
     flow = client.workflows.from_json(workflow("a heart"))
@@ -254,7 +254,6 @@ def test_official_sdk(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_official_sdk_with_an_asset(
     proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comfy_sdk = pytest.importorskip("comfy_sdk")
     monkeypatch.setenv("COMFY_BASE_URL", proxy)
     Image.new("RGB", (40, 24), (9, 8, 7)).save(tmp_path / "picture.png")
     client = comfy_sdk.Comfy()
@@ -267,7 +266,6 @@ def test_official_sdk_with_an_asset(
 def test_official_sdk_asynchronously_with_events_and_cancel(
     comfy: Served, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comfy_sdk = pytest.importorskip("comfy_sdk")
     monkeypatch.setenv("COMFY_BASE_URL", proxy)
 
     async def draw() -> tuple[Any, Any]:

@@ -135,6 +135,16 @@ async def test_steps_replace_each_other_and_nothing_else_does() -> None:
     assert {topic for kind, topic in topics if kind not in ("progress", "progress_state")} == {""}
 
 
+async def test_large_graphs_tell_states_now_and_then() -> None:
+    graph = {str(k): node("PrimitiveInt", value=k) for k in range(300)}
+    graph |= {f"s{k}": node("PreviewAny", source=[str(k), 0]) for k in range(300)}
+    easel = Easel()
+    await execution(easel, graph).run()
+    states = [note for note in easel.notes if note["type"] == "progress_state"]
+    assert 1 <= len(states) < 60
+    assert len(easel.result["outputs"]) == 300
+
+
 async def test_result_is_the_historys() -> None:
     easel = Easel()
     await execution(easel, text_to_image()).run()
@@ -506,7 +516,7 @@ async def test_another_attempt_makes_no_second_file() -> None:
         assert list(easel.pictures) == [0]
     files = await easel.files.list(owner="ann", kind="output")
     assert [file.name for file in files] == ["ComfyUI_00001_.png"]
-    assert await easel.files.read(files[0]) == easel.pictures[0].data
+    assert await easel.files.read(files[0]) == await easel.images.get(easel.pictures[0].key)
 
 
 async def test_requests_are_told_apart() -> None:
@@ -515,6 +525,30 @@ async def test_requests_are_told_apart() -> None:
     graph["5"]["inputs"]["batch_size"] = 3
     await execution(easel, graph).run()
     assert len(set(easel.indices)) == len(easel.indices) == 6
+
+
+async def test_fault_of_a_node_that_asks_models_is_told_as_that_nodes() -> None:
+    async def fail(drawing: Any) -> tuple[Images]:
+        raise IndexError(drawing)
+
+    row = picture_node("Fault", fail)
+    graph = {"1": node("Fault"), "9": node("SaveImage", images=["1", 0], filename_prefix="x")}
+    easel = Easel()
+    with pytest.raises(GenerationFailed, match="Fault cannot work with these inputs"):
+        await execution(easel, graph, table=table(row)).run()
+    _, data = easel.result["messages"][-1]
+    assert (data["node_id"], data["exception_type"]) == ("1", "RuntimeError")
+
+
+async def test_graph_that_shows_too_much_fails_where_it_does() -> None:
+    graph = {"text": node("PrimitiveString", value="x" * 20_000)}
+    graph |= {f"s{k}": node("PreviewAny", source=["text", 0]) for k in range(300)}
+    easel = Easel()
+    with pytest.raises(InvalidRequest, match="more than 4194304 characters"):
+        await execution(easel, graph).run()
+    _, data = easel.result["messages"][-1]
+    assert data["node_type"] == "PreviewAny"
+    assert len(easel.result["outputs"]) == 209
 
 
 # -- as a job -----------------------------------------------------------------------------------

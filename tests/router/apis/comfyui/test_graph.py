@@ -714,6 +714,13 @@ def test_a_graph_is_the_same_after_its_way_through_json() -> None:
     assert again.literals("s") == valid.graph.literals("s")
 
 
+@pytest.mark.parametrize("given", [{"__value__": ["euler"]}, None, "euler"], ids=repr)
+def test_a_choice_cannot_come_over_a_link(given: Any) -> None:
+    prompt = sampling(sampler_name=["x", 0])
+    prompt["x"] = node("Any", of=given)
+    assert complaint(prompt, "s")["type"] == "return_type_mismatch"
+
+
 def test_a_list_that_is_a_value_is_no_link() -> None:
     prompt = {"x": node("Any", of={"__value__": ["f", 0]}), "1": node("Save", images=["x", 0])}
 

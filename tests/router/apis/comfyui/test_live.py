@@ -247,6 +247,28 @@ async def test_a_prompt_that_ended_before_the_client_connected_is_not_told() -> 
             await client.hears_nothing()
 
 
+async def test_nor_is_one_whose_end_its_gateway_has_not_heard_of_when_the_client_connects() -> None:
+    jobs = MemoryJobStore()
+    async with (
+        staged(jobs=jobs) as here,
+        staged(jobs=jobs) as there,
+        here.client("other") as other,
+    ):
+        await other.next()
+        await there.submit("p1", client_id="me")
+        worker = await there.begin()
+        await worker.start()
+        await worker.end()
+        async with here.client("me") as client:
+            assert remaining(await client.next()) == 0
+            await other.until("status")
+            await asyncio.sleep(0.3)
+            await there.submit("p2", client_id="me")
+            await (await there.begin()).end()
+            frames = await client.to_the_end("p2")
+            assert {data["prompt_id"] for kind, data in frames if kind != "status"} == {"p2"}
+
+
 async def test_a_client_that_comes_back_hears_the_running_node_and_then_what_is_new() -> None:
     async with staged() as stage:
         async with stage.client("me") as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from deployments.errors import AtelierError, InvalidImage, InvalidRequest
 from router.apis.comfyui.nodes import NODES
 from router.apis.comfyui.nodes.load import load_image, load_image_mask
-from router.apis.comfyui.resampling import resize
+from router.apis.comfyui.resampling import METHODS, resize, resize_images
 from router.apis.comfyui.several import gather, spread
 from router.apis.comfyui.values import Images, Masks, Several, Shown
 
@@ -65,7 +66,34 @@ def test_resize_gives_what_torch_gives(method: str, up: list[float], down: list[
     assert resize(row.T, 1, 8, method)[:, 0] == pytest.approx(up, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"])
+@pytest.mark.parametrize("method", METHODS)
+def test_strip_that_is_turned_is_no_square_on_the_way(method: str) -> None:
+    strip = Images(pixels=[np.zeros((1, 4096, 3), np.uint8)])
+    tracemalloc.start()
+    for image, width, height in (
+        (strip, 1, 4096),
+        (resize_images(strip, 1, 4096, method), 4096, 1),
+    ):
+        assert size(resize_images(image, width, height, method)) == (width, height)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**21
+
+
+def test_axes_may_be_resized_in_either_order() -> None:
+    values = np.random.default_rng(0).random((40, 30, 3), np.float32)
+    for width, height in ((90, 20), (10, 120)):
+        turned = np.swapaxes(resize(np.swapaxes(values, 0, 1), height, width, "bicubic"), 0, 1)
+        assert np.allclose(resize(values, width, height, "bicubic"), turned, atol=1e-6)
+
+
+def test_crop_to_a_shape_leaves_a_pixel() -> None:
+    strip = Images(pixels=[np.full((1, 4096, 3), 9, np.uint8)])
+    cut = resize_images(strip, 1, 4096, "bilinear", "center")
+    assert (cut.pixels[0] == 9).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_image_scale_gives_the_size_by_every_method(method: str) -> None:
     image = pictures(30, 20, count=2, channels=4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,8 @@ from router.apis.comfyui.nodes.latent import (
     upscale,
     upscale_by,
 )
-from router.apis.comfyui.nodes.vae import encode, encode_for_inpaint
-from router.apis.comfyui.values import Images, Latent, Masks, Vae
+from router.apis.comfyui.nodes.vae import _cover, encode, encode_for_inpaint
+from router.apis.comfyui.values import Images, Latent, Masks, Pixels, Vae
 from router.fake_models import FakeModels
 from tests.router.apis.comfyui.easel import QWEN, SDXL, Easel, execution, node, text_to_image
 
@@ -221,6 +222,18 @@ async def test_what_is_inpainted_is_grey_and_its_mask_grows() -> None:
     assert (len(set(rows)), len(set(columns)), len(rows)) == (6, 6, 36)
 
 
+def test_masks_grow_in_place() -> None:
+    image = Images(pixels=[np.zeros((512, 512, 3), np.uint8)])
+    mask = Masks(values=np.zeros((1, 512, 512), np.float32))
+    mask.values[0, 256, 256] = 1
+    tracemalloc.start()
+    _, grown = _cover(image, mask, 64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown.values.sum() == 64 * 64
+    assert peak < 12 * mask.values.nbytes
+
+
 async def test_ungrown_mask_is_the_mask() -> None:
     values = np.eye(64, dtype=np.float32)[None]
     (latent,) = await encode_for_inpaint(
@@ -247,6 +260,12 @@ async def test_batch_is_drawn_with_seeds_in_a_row() -> None:
     assert [call.params.seed for call in calls if call.task == "generate"] == [5, 6, 7]
 
 
+async def pixels_of(easel: Easel) -> tuple[Pixels, ...]:
+    """What the graph saved."""
+    files = [await easel.images.get(picture.key) for picture in easel.pictures.values()]
+    return Images(encoded=files).pixels
+
+
 async def test_picture_of_a_batch_alone_is_the_same_picture() -> None:
     graph = text_to_image()
     graph["5"]["inputs"]["batch_size"] = 3
@@ -254,9 +273,9 @@ async def test_picture_of_a_batch_alone_is_the_same_picture() -> None:
     alone = node("KSampler", **{**graph["3"]["inputs"], "latent_image": ["part", 0]})
     easel = Easel()
     await execution(easel, graph).run()
-    batch = [Images(encoded=[p.data]).pixels[0] for p in easel.pictures.values()]
+    batch = await pixels_of(easel)
     await execution(easel, {**graph, "3": alone}, id="img_2").run()
-    (one,) = (Images(encoded=[p.data]).pixels[0] for p in easel.pictures.values())
+    (one,) = await pixels_of(easel)
     assert np.array_equal(one, batch[2])
     assert not np.array_equal(one, batch[0])
 

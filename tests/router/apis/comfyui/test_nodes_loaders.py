@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import UnsupportedField
+from deployments.types import LoraUse
 from router.apis.comfyui.node import Offer
 from router.apis.comfyui.nodes import NODES
 from router.apis.comfyui.nodes.loaders import (
@@ -17,10 +18,12 @@ from router.apis.comfyui.nodes.loaders import (
     load_diffusion_model,
     load_dual_clip,
     load_lora,
+    load_model_lora,
     load_vae,
 )
 from router.apis.comfyui.nodes.qwen import load_model
 from router.apis.comfyui.values import Clip, Model, Vae
+from router.fake_models import FakeModels
 from tests.router.apis.comfyui.easel import QWEN, SDXL, Easel
 
 ALIAS = QWEN.aliases[0]
@@ -83,9 +86,35 @@ def test_what_the_host_decides_is_refused_before_it_runs(
 
 
 @pytest.mark.parametrize("class_type", ["LoraLoader", "LoraLoaderModelOnly"])
-def test_no_lora_is_offered(class_type: str) -> None:
+def test_every_model_s_loras_are_offered_by_name_and_as_files(class_type: str) -> None:
     row = NODES[class_type].find_input("lora_name")
     assert row is not None
+    cards = replace(SDXL, loras=("wool", "ink")), replace(QWEN, loras=("fast", "ink"))
+    names = ["fast", "ink", "wool"]
+    files = [f"{name}.safetensors" for name in names]
+    assert row.list_choices(Offer(cards=cards)) == names + files
     assert row.list_choices(Offer(cards=(SDXL,))) == []
-    with pytest.raises(UnsupportedField, match="there is no LoRA 'x'"):
-        load_lora(lora_name="x", model=Model(id="m"), strength_model=1.0)
+
+
+async def test_loras_add_up_from_loader_to_loader() -> None:
+    easel: Any = Easel(FakeModels(replace(SDXL, loras=("ink", "wool"))))
+    model, clip = Model(id=SDXL.id), Clip(model=SDXL.id, skip=2)
+    strengths = {"strength_model": 0.5, "strength_clip": -1.0}
+    model, clip = await load_lora(easel, model=model, clip=clip, lora_name="ink", **strengths)
+    (model,) = await load_model_lora(
+        easel, model=model, lora_name="wool.safetensors", strength_model=2.0
+    )
+    ink = LoraUse(name="ink", weight=0.5, text_weight=0.0)
+    wool = LoraUse(name="wool", weight=2.0, text_weight=0.0)
+    assert model == Model(id=SDXL.id, loras=(ink, wool))
+    assert clip == Clip(model=SDXL.id, skip=2, loras=(LoraUse(name="ink", weight=-1.0),))
+
+
+async def test_a_lora_of_strength_0_is_none_and_another_model_s_is_refused() -> None:
+    cards = replace(SDXL, loras=("ink",)), replace(QWEN, loras=("fast",))
+    easel: Any = Easel(FakeModels(*cards))
+    model = Model(id=SDXL.id)
+    asked = {"model": model, "strength_model": 0.0}
+    assert await load_model_lora(easel, lora_name="ink", **asked) == (model,)
+    with pytest.raises(UnsupportedField, match="'sdxl-turbo' has no LoRA 'fast'; known: ink"):
+        await load_model_lora(easel, lora_name="fast", **asked)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deployments.errors import InvalidRequest
 from router.apis.comfyui import png
+from router.apis.comfyui.file_names import parse_name
 from router.apis.comfyui.saving import name_of, place_files, temporary_stem, texts_of
 from router.job import output_key
 from tests.router.apis.comfyui.easel import Easel, execution, node, text_to_image
@@ -61,10 +62,20 @@ def test_prefix_stays_in_its_folder(prefix: str) -> None:
         place(prefix)
 
 
-@pytest.mark.parametrize("prefix", ["a\0b", "a\nb", "x" * 300], ids=["nul", "newline", "long"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["a\0b", "a\nb", "x" * 300, "é" * 150, "a/" * 600 + "b"],
+    ids=["nul", "newline", "long", "long-in-utf8", "deep"],
+)
 def test_prefix_that_no_file_can_have_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot name a file"):
         place(prefix)
+
+
+def test_file_of_the_longest_prefix_can_be_asked_for() -> None:
+    subfolder, stem = place("/".join(["a" * 200] * 4 + ["b" * 160]))
+    name = name_of(temporary_stem(stem, "img_1", "9"), 0).format(number=10**12)
+    assert parse_name(f"{subfolder}/{name}").name == name
 
 
 def test_number_follows_the_prefix() -> None:
@@ -126,7 +137,7 @@ async def test_saved_pictures_are_the_jobs() -> None:
     (file,) = await easel.files.list(owner="ann", kind="output")
     ((at, picture),) = easel.pictures.items()
     assert file.key == output_key("img_1", at, "png")
-    assert await easel.files.read(file) == picture.data
+    assert (picture.key, picture.num_bytes) == (file.key, file.num_bytes)
     assert (picture.width, picture.height, picture.format) == (64, 64, "png")
 
 
@@ -147,7 +158,8 @@ async def test_file_holds_the_graph_and_what_the_client_added() -> None:
     workflow = {"nodes": [], "name": "été"}
     await saved(easel, "cat", extra_data={"extra_pnginfo": {"workflow": workflow, "more": 1}})
     (picture,) = easel.pictures.values()
-    texts = Image.open(io.BytesIO(picture.data)).text  # type: ignore[attr-defined]
+    data = await easel.images.get(picture.key)
+    texts = Image.open(io.BytesIO(data)).text  # type: ignore[attr-defined]
     assert json.loads(texts["prompt"]) == text_to_image("cat")
     assert json.loads(texts["workflow"]) == workflow
     assert texts["workflow"].isascii()
@@ -158,7 +170,7 @@ async def test_pixels_are_those_that_the_model_encoded() -> None:
     easel = Easel()
     await saved(easel, "cat")
     (picture,) = easel.pictures.values()
-    data = picture.data
+    data = await easel.images.get(picture.key)
     start = data.index(b"IDAT")
     graph = text_to_image()
     graph["9"] = node("PreviewImage", images=["8", 0])

@@ -11,9 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from router.apis.comfyui.errors import PromptRefused
+from router.apis.comfyui.live import Live
+from router.apis.comfyui.prompt import Prompts
+from router.fake_models import FakeModels
 from tests.router.apis.comfyui.client import Comfy, wait_until
 from tests.router.apis.comfyui.graphs import drawn, flat
 from tests.router.apis.comfyui_gateway import SDXL, comfyui_gateway
+from tests.router.making import running
 
 #: A model that takes one request at a time, so that others wait.
 ONE_AT_A_TIME = replace(SDXL, max_ongoing_requests=1)
@@ -56,6 +61,39 @@ def test_bodies_are_json_whatever_their_type(comfy: Comfy, content_type: str) ->
         assert response.status_code == 200
 
 
+def test_saved_picture_may_be_an_input(comfy: Comfy) -> None:
+    first = comfy.submit(flat(0x102030))
+    (saved,) = comfy.entry(first)["outputs"]["9"]["images"]
+    graph = flat()
+    name = f"{saved['filename']} [output]"
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+    entry = comfy.entry(comfy.submit(graph))
+    (again,) = entry["outputs"]["9"]["images"]
+    assert comfy.http.get("/view", params={**saved, "channel": "rgb"}).content == (
+        comfy.http.get("/view", params={**again, "channel": "rgb"}).content
+    )
+
+
+async def test_files_of_a_graph_are_bounded_together() -> None:
+    async with running(FakeModels(SDXL)) as inside:
+        for name in ("a", "b"):
+            await inside.files.upload(
+                name.encode() * 5, owner="ann", kind="input", subfolder="", name=name
+            )
+        live = Live(inside.service, features={})
+        prompts = Prompts(inside.service, live, max_input_bytes=9)
+        assert list(await prompts.inputs("ann", ["a", "a", "missing"])) == ["a"]
+        with pytest.raises(PromptRefused, match="its files have 10 bytes; accepted: 9"):
+            await prompts.inputs("ann", ["a", "b"])
+
+
+def test_extra_data_is_bounded(comfy: Comfy) -> None:
+    workflow = {"text": "x" * 2**22}
+    error = comfy.refused(flat(), extra_data={"extra_pnginfo": {"workflow": workflow}})
+    assert error["type"] == "invalid_prompt"
+    assert "accepted: at most 4194304" in error["message"]
+
+
 def test_numbers_count_up_and_front_is_negative(comfy: Comfy) -> None:
     def number(**fields: Any) -> Any:
         return comfy.http.post("/prompt", json={"prompt": flat(), **fields}).json()["number"]
@@ -96,6 +134,12 @@ def test_an_id_that_still_runs_is_refused_and_one_that_ended_is_free(comfy: Comf
     assert "again" not in comfy.get("/history")
     assert comfy.entry("again")["prompt"][2]["3"]["inputs"]["steps"] == 8
     assert list(comfy.get("/history")) == ["again"]
+
+
+def test_a_method_that_prompts_do_not_know_is_no_fault_of_ours(comfy: Comfy) -> None:
+    response = comfy.http.put("/prompt", json={})
+    assert response.status_code == 405
+    assert response.json()["error"]["type"] == "invalid_request"
 
 
 @pytest.mark.parametrize(

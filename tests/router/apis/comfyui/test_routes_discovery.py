@@ -173,9 +173,12 @@ def test_pages_of_other_sites_are_kept_out(comfy: Comfy, origin: str, status: in
         assert refused.value.response.status_code == 403
 
 
-def test_pages_of_this_machine_may_read_what_they_ask(locked: Comfy) -> None:
+@pytest.mark.parametrize(
+    "path", ["/api/prompt", "/upload/image", "/api/userdata/workflows%2Fa.json", "/view"]
+)
+def test_pages_of_this_machine_may_read_what_they_ask(locked: Comfy, path: str) -> None:
     headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
-    preflight = locked.http.options("/api/prompt", headers=headers)
+    preflight = locked.http.options(path, headers=headers)
     assert (preflight.status_code, preflight.content) == (200, b"")
     assert preflight.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert "PATCH" in preflight.headers["access-control-allow-methods"]

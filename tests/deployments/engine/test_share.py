@@ -1,0 +1,132 @@
+"""The share of memory: sums, and requests that wait, run in smaller batches, or are told no."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deployments.config import ModelConfig
+from deployments.engine.calibration import CAUTION, calibrate
+from deployments.engine.inline import InlineRunner
+from deployments.engine.memory import Budget, Stand, WeightsPool
+from deployments.engine.share import OVERHEAD, Appetite, Share, num_rows, told
+from deployments.errors import OutOfMemory
+from deployments.families.fake import NUM_BYTES, FakeFamily, FakeWeights
+from deployments.types import GenerationRequest, SamplingParams, SecondPass
+
+#: 64 by 64 pixels have 64 image tokens.
+TOKENS = 64
+REQUEST = GenerationRequest(
+    prompt="a", params=SamplingParams(width=64, height=64, guidance_scale=1.0)
+)
+
+
+def share_of(usable: float, *, denoise: float = 0.0, decode: float = 0.0) -> Share:
+    """A share of which so many bytes can be used."""
+    num_bytes = round(usable / (1 - OVERHEAD))
+    return Share(num_bytes=num_bytes, appetite=Appetite(denoise=denoise, decode=decode))
+
+
+def test_picture_takes_the_most_of_its_stages_and_passes() -> None:
+    share = Share(appetite=Appetite(denoise=10, decode=15))
+    guided = replace(REQUEST, params=replace(REQUEST.params, guidance_scale=5.0))
+    assert share.bytes_of(REQUEST, 1 / 64) == 15 * TOKENS
+    assert share.bytes_of(guided, 1 / 64) == 20 * TOKENS
+    second = replace(guided, second_pass=SecondPass(width=128, height=128))
+    assert share.bytes_of(second, 1 / 64) == 4 * 20 * TOKENS
+    assert num_rows(guided) == 2
+
+
+def test_share_that_holds_the_model_is_no_error() -> None:
+    share_of(1000, denoise=1.0).check(800, 100)
+    Share().check(2**60, 100)
+
+
+def test_share_that_does_not_hold_the_model_tells_the_sum() -> None:
+    with pytest.raises(ValueError, match=r"weights 801 bytes \+ 200 bytes .* = 1001 bytes; .*1000"):
+        share_of(1000, denoise=1.0).check(801, 100)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words"), [(5, "5 bytes"), (2**20, "1.00 MiB"), (5 * 2**28, "1.25 GiB")]
+)
+def test_bytes_are_told(num_bytes: int, words: str) -> None:
+    assert told(num_bytes) == words
+
+
+def test_tokens_of_a_batch_are_what_memory_is_free() -> None:
+    share = share_of(1000, denoise=2.0)
+    assert share.max_tokens(400) == (300, 2**62)
+    assert share.max_tokens(2000) == (0, 2**62)
+    assert Share().max_tokens(0) is None
+
+
+def test_work_waits_for_room_and_makes_it() -> None:
+    def load(name: str | None) -> FakeWeights:
+        return FakeWeights(name=name or "", num_bytes=10)
+
+    pool = WeightsPool(load, Budget(max_total_bytes=40), expect=lambda _: 10)
+    pool.acquire("a", 20)
+    pool.reserve(20)
+    pool.acquire("b", 5)
+    assert pool.stand("a", 20) is Stand.READY
+    assert pool.stand("a", 21) is Stand.NO_ROOM
+    assert pool.stand("c", 5) is Stand.NO_ROOM
+    pool.release("b")
+    assert pool.stand("a", 30) is Stand.READY
+    pool.acquire("a", 30)
+    assert pool.names == ("a",)
+    with pytest.raises(OutOfMemory, match="31 bytes for a picture, 1 bytes more"):
+        pool.acquire("a", 31)
+
+
+def test_large_pictures_run_apart_and_too_large_ones_are_refused(
+    build_engine: Any, ask: Any, gated: Any
+) -> None:
+    # Room for the weights, and for a forward of two pictures' tokens.
+    share = share_of(NUM_BYTES + 2 * TOKENS * 1000, denoise=1000.0)
+    engine = build_engine(runner=gated, share=share)
+    small = [ask(engine, f"small {k}") for k in range(5)]
+    gated.open_gate()
+    error = ask(engine, "huge", width=256, height=256).error()
+    assert isinstance(error, OutOfMemory)
+    assert error.message.startswith("the request takes 1000000 bytes for its weights and 1")
+    assert {heard.finished().max_batch_rows for heard in small} <= {1, 2}
+    assert engine.load().memory_bytes == share.num_bytes
+
+
+def test_requests_for_different_weights_wait_for_each_others_memory(
+    build_engine: Any, ask: Any
+) -> None:
+    names = ("ann", "bob", "eve")
+    # One set of weights and its picture at once: two of both do not fit.
+    share = share_of(2 * NUM_BYTES - 1 + TOKENS * 1000, denoise=1000.0)
+    engine = build_engine(personal=names, share=share, step_seconds=0.001)
+    heard = [ask(engine, f"{name}.{k}", weights=name) for k in range(4) for name in names]
+    most = 0
+    for one in heard:
+        while not one.has_ended.wait(0.001):
+            most = max(most, engine.load().weight_bytes)
+        one.finished()
+    assert most <= 2 * NUM_BYTES - 1
+
+
+def test_calibration_measures_what_the_runner_tells() -> None:
+    class Measuring(InlineRunner):
+        def measure(self, function: Any, *args: Any) -> tuple[Any, int]:
+            return function(*args), 640
+
+    config = ModelConfig(family="fake", defaults={"width": 64, "height": 64, "scheduler": "Euler"})
+    found = calibrate(FakeFamily(config), Measuring(), config)
+    assert found.tokens_per_pixel == 1 / 64
+    assert found.appetite == Appetite(denoise=CAUTION * 5, decode=CAUTION * 10)
+    assert found.weight_bytes == NUM_BYTES
+
+
+def test_the_sums_need_no_torch() -> None:
+    code = "import sys, deployments.engine.share; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
