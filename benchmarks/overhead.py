@@ -24,7 +24,7 @@ import yaml
 from clients.generate_client import GenerateClient
 from deployments.config import ModelConfig
 from deployments.engine.events import Event, Failed, Finished
-from deployments.host import open_engine
+from deployments.opening import open_engine
 from deployments.pictures import encode
 from deployments.types import GenerationRequest, SamplingParams
 

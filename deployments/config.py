@@ -94,6 +94,8 @@ class ModelConfig(Strict):
             ``weights``), or a hub id, ``owner/repository`` or ``owner/repository/file``.
         lora_folder: a folder whose safetensors files are LoRAs, too, named by their paths in it;
             those that are for other models are left out.
+        fixed_loras: name -> weight of LoRAs that every request has besides its own, such as one
+            that makes few steps enough.
         max_lora_bytes: how much memory LoRAs may take that no request uses.
         step_seconds: the fake family's pace; real families refuse it.
     """
@@ -122,6 +124,7 @@ class ModelConfig(Strict):
     vae_tiling: bool = False
     loras: dict[str, str] = Field(default_factory=dict)
     lora_folder: str | None = None
+    fixed_loras: dict[str, float] = Field(default_factory=dict)
     max_lora_bytes: int = Field(2**30, ge=0)
     step_seconds: float | None = Field(None, ge=0)
     defaults: Defaults = Defaults()
@@ -143,6 +146,7 @@ FAMILY_OPTIONS = frozenset(
     {
         "attention_slicing",
         "device_map",
+        "fixed_loras",
         "gguf",
         "lora_folder",
         "loras",

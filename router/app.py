@@ -32,6 +32,7 @@ from router.ingress import Ingress
 from router.models import Models
 from router.personal_models import PersonalModels
 from router.retention import Retention
+from router.scripts import load_scripts
 from router.service import GenerationService
 from router.settings import Settings, answer_replaced
 from router.store.database import Database
@@ -82,6 +83,7 @@ def build(args: dict[str, Any]) -> Application:
 def gateway(settings: Settings, models: Models) -> FastAPI:
     """The ASGI application over a view on the cluster's models."""
     answer_replaced()
+    load_scripts()
     jobs, deliveries, options, file_rows, personal_rows, images = _stores(settings)
     files = Files(files=file_rows, images=images)
     personal = PersonalModels(

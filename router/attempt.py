@@ -23,7 +23,7 @@ from router.files import Files
 from router.job import JobImage, JobProgress
 from router.models import Models
 from router.routing import admit, resolve
-from router.scripts import Listener, Script
+from router.scripts import Listener, Script, Skipped
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,9 @@ class Attempt:
         self._recorded = self._progress
         self._recording = asyncio.Lock()
         self._drawing: asyncio.Task[None] | None = None
+        self._draws: set[asyncio.Future[GenerationResult]] = set()
+        self._skipped: set[asyncio.Future[GenerationResult]] = set()
+        self._num_skips = 0
 
     # -- drawing --------------------------------------------------------------------------------
 
@@ -107,6 +110,14 @@ class Attempt:
         if self._drawing:
             self._drawing.cancel()
 
+    def skip(self, num_skips: int) -> None:
+        """Leave out what is drawn just now, unless it was for this very asking done before."""
+        if num_skips > self._num_skips:
+            self._num_skips = num_skips
+            self._skipped |= self._draws
+            for draw in self._draws:
+                draw.cancel()
+
     def card(self, model: str) -> ModelCard:
         """See ``Canvas``."""
         return resolve(self._models.statuses(), model)
@@ -119,6 +130,21 @@ class Attempt:
         self, index: int, request: GenerationRequest, listen: Listener | None = None
     ) -> GenerationResult:
         """See ``Canvas``."""
+        draw = asyncio.ensure_future(self._draw(index, request, listen))
+        self._draws.add(draw)
+        try:
+            return await draw
+        except asyncio.CancelledError:
+            if draw in self._skipped and not self.is_interrupted:
+                raise Skipped from None
+            raise
+        finally:
+            self._draws.discard(draw)
+            self._skipped.discard(draw)
+
+    async def _draw(
+        self, index: int, request: GenerationRequest, listen: Listener | None
+    ) -> GenerationResult:
         job = self.job
         request_id = f"{job.id}.{job.attempts}.{index}"
         stream = self._models.generate(request.model or job.model, request_id, request)

@@ -162,13 +162,16 @@ class Dispatcher:
             await asyncio.sleep(WEIGH_SECONDS)
 
     async def _heed_interrupts(self) -> None:
-        """Learn of interruptions that were asked of other replicas."""
+        """Learn of interruptions that were asked of other replicas, and of skips."""
         while True:
             await asyncio.sleep(INTERRUPT_SECONDS)
             if self._running:
                 with suppress(StorageFailure):
                     for job_id in await self._jobs.interrupted(self.worker):
                         self.interrupt(job_id)
+                    for job_id, num_skips in (await self._jobs.skips(self.worker)).items():
+                        if attempt := self._attempts.get(job_id):
+                            attempt.skip(num_skips)
 
     def _serve(self, model: str) -> None:
         if model not in self._loops:

@@ -49,6 +49,10 @@ class FakeModels(Models):
         """All cards, each with one replica."""
         return self._statuses
 
+    def start_later(self, model: str) -> None:
+        """From now on a model is configured that has yet to start."""
+        self._statuses = (*self._statuses, ModelStatus(id=model, card=None, num_replicas=0))
+
     async def generate(
         self, model: str, request_id: str, request: GenerationRequest
     ) -> AsyncIterator[Progress | GenerationResult]:

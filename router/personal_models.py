@@ -37,7 +37,7 @@ NAME: Final = re.compile(r"[\w.@+:-]{1,128}")
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@[\w.-]{1,96})?")
 #: Where uploads lie in the image store.
 FOLDER: Final = "weights"
-#: Seconds for which an upload may be without its row, before it or after it was replaced.
+#: Seconds for which an upload may be without its row, which comes after it.
 GRACE_SECONDS: Final = 3600.0
 #: Keys looked up at once.
 BATCH: Final = 200

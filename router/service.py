@@ -291,6 +291,12 @@ class GenerationService:
             self._events.publish(job_id, job)
         return job
 
+    async def skip(self, job_id: str, *, owner: str) -> None:
+        """Ask a running job of this owner to leave out what it draws just now, and to go on with
+        what follows, on whichever replica it runs. Raises ``JobNotFound``."""
+        await self.get(job_id, owner=owner)
+        await self._jobs.skip(job_id)
+
     async def get(self, job_id: str, *, owner: str) -> Job:
         """The job. Raises ``JobNotFound``, also for other owners' jobs."""
         job = await self._jobs.get(job_id)

@@ -18,7 +18,7 @@ from deployments.engine.inline import Runner
 from deployments.engine.memory import Budget, WeightsPool
 from deployments.engine.pipeline import FETCHING, Outcome, Pipeline
 from deployments.engine.share import Share
-from deployments.errors import AtelierError, Cancelled, GenerationFailed
+from deployments.errors import AtelierError, Cancelled, GenerationFailed, OutOfMemory
 from deployments.types import Evicted, GenerationRequest, Load
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Engine:
     pass is the batcher's choice. Events reach a request's listener from the engine's thread.
 
     Args:
-        family: the model; only the engine's thread calls it.
+        family: the model; the engine's thread calls it, and the pool's to load weights.
         runner: the device that it runs on.
         max_batch_rows, max_batch_tokens: bounds of one forward pass; one picture always runs.
         budget: what the sets of weights in memory may take together.
@@ -140,6 +140,7 @@ class Engine:
 
     def _loop(self) -> None:
         self._runner.open()
+        self._pool.begin()
         timeout: float | None = None
         while self._inbox.is_open:
             self._join_and_leave(timeout)
@@ -234,6 +235,12 @@ class Engine:
             return
         flight.states = states
         self._learn_tokens(states[0])
+        flight.num_bytes = max(flight.num_bytes, self._share.bytes_of_state(states[0]))
+        try:
+            self._pool.check(flight.request.weights, flight.num_bytes)
+        except OutOfMemory as error:
+            self._end(flight, Failed(error=error))
+            return
         self._batcher.admit(flight.request_id, states)
         self._tell_progress(flight)
 

@@ -121,6 +121,14 @@ class WeightsPool:
         with self._lock:
             return self._sum(self._residents.values())
 
+    def begin(self) -> None:
+        """Take the base model's own set into account, if it is in memory whatever is done."""
+        weights = self._load(None)
+        resident = Resident(num_bytes=weights.num_bytes, weights=weights)
+        if resident.is_pinned:
+            with self._lock:
+                self._residents[None] = resident
+
     def stand(self, name: str | None, work_bytes: int = 0) -> Stand:
         """How the set of this name stands for work that takes so many bytes beside it."""
         with self._lock:
@@ -140,7 +148,7 @@ class WeightsPool:
         one of ``take_failures``, and then the set has no users.
         """
         with self._lock:
-            self._check(name, work_bytes)
+            self._check_room(name, work_bytes)
             resident = self._enter(name, work_bytes)
             resident.loading = self._loaders.submit(self._load_apart, name, resident)
 
@@ -150,7 +158,7 @@ class WeightsPool:
         Raises ``OutOfMemory`` as ``fetch`` does, and what ``load`` raises.
         """
         with self._lock:
-            self._check(name, work_bytes)
+            self._check_room(name, work_bytes)
             resident = self._residents.pop(name, None)
             if resident is not None:
                 resident.num_users += 1
@@ -171,10 +179,16 @@ class WeightsPool:
             assert resident.num_users > 0
             resident.num_users -= 1
 
+    def check(self, name: str | None, work_bytes: int) -> None:
+        """Raise ``OutOfMemory`` for a set and work that the budget never holds."""
+        with self._lock:
+            self._check_room(name, work_bytes)
+
     def reserve(self, work_bytes: int) -> None:
-        """Set aside what the work under way takes beside the sets."""
+        """Set aside what the work under way takes beside the sets; idle ones leave for it."""
         with self._lock:
             self._work_bytes = work_bytes
+            self._make_room(work_bytes)
 
     def take_failures(self) -> dict[str | None, Exception]:
         """Why sets could not be fetched since the last call, by name."""
@@ -197,7 +211,7 @@ class WeightsPool:
         """Begin no more loads; one that runs ends in its thread, for nobody."""
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, name: str | None, work_bytes: int) -> None:
+    def _check_room(self, name: str | None, work_bytes: int) -> None:
         """Raise ``OutOfMemory`` for what finds no room even once all others have left."""
         excess = self._excess(name, work_bytes)
         if excess > 0:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from deployments.engine.second_pass import second_request
 from deployments.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from deployments.engine.state import RequestState
 
 #: Part of a share that no sum counts: the device's context, libraries' workspaces, fragmentation.
 OVERHEAD: Final = 0.1
@@ -60,6 +63,14 @@ class Share:
         second = second_request(request)
         passes = [request] if second is None else [request, second]
         return max(self._bytes_of(one, tokens_per_pixel) for one in passes)
+
+    def bytes_of_state(self, state: RequestState) -> int:
+        """The same of an encoded picture, whose tokens, references among them, are known."""
+        own = self.appetite.of_picture(state.tokens, state.num_rows)
+        if (following := state.following) is None:
+            return own
+        rows = len(following.branches)
+        return max(own, self.appetite.of_picture(following.tokens, rows))
 
     def max_tokens(self, weight_bytes: int) -> tuple[int, int] | None:
         """Tokens that a forward pass, and a decoding, may hold beside so many bytes of weights."""

@@ -25,24 +25,46 @@ Adapters: TypeAlias = tuple[tuple["Lora", float], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring rows of a forward pass of ``num_rows``; 0 stands for however many, all of them.
+
+    NOTE: a layer may see all rows several times over, one block after the other: the modulation of
+    a Qwen-Image with ``zero_cond_t`` does.
+    """
+
+    start: int
+    stop: int
+    num_rows: int
+
+    def within(self, length: int) -> Iterator[slice]:
+        """Where the rows are in an input of this length."""
+        if self.num_rows == 0:
+            yield slice(None)
+            return
+        for first in range(0, length, self.num_rows):
+            yield slice(first + self.start, first + self.stop)
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
     """One LoRA's share in one layer's output, for neighbouring rows of a forward pass."""
 
-    rows: slice
+    span: Span
     low: LowRank
     weight: float
 
     def add_to(self, layer: Any, inputs: Tensor, outputs: Tensor) -> None:
         """Add ``weight * up(down(inputs))`` to the rows of ``outputs``, in place."""
-        own = inputs[self.rows]
-        if isinstance(layer, Conv2d):
-            # NOTE: the layer's own way to convolve, for it pads as the layer does at this moment:
-            # around the edges while a picture is tiled.
-            inner = layer._conv_forward(own, self.low.down, None)
-            added = conv2d(inner, self.low.up)
-        else:
-            added = linear(linear(own, self.low.down), self.low.up)
-        outputs[self.rows].add_(added, alpha=self.weight)
+        for rows in self.span.within(len(inputs)):
+            own = inputs[rows]
+            if isinstance(layer, Conv2d):
+                # NOTE: the layer's own way to convolve, for it pads as the layer does at this
+                # moment: around the edges while a picture is tiled.
+                inner = layer._conv_forward(own, self.low.down, None)
+                added = conv2d(inner, self.low.up)
+            else:
+                added = linear(linear(own, self.low.down), self.low.up)
+            outputs[rows].add_(added, alpha=self.weight)
 
 
 class Fitter:
@@ -93,15 +115,15 @@ class Fitter:
         return known[name]
 
 
-def _spans(rows: Sequence[Adapters]) -> Iterator[tuple[slice, Adapters]]:
+def _spans(rows: Sequence[Adapters]) -> Iterator[tuple[Span, Adapters]]:
     """Neighbouring rows of equal adapters, together."""
-    if len(rows) == 1:
-        yield slice(None), rows[0]
+    if len(set(rows)) == 1:
+        yield Span(0, 0, 0), rows[0]
         return
     start = 0
     for adapters, group in groupby(rows):
         end = start + len(list(group))
-        yield slice(start, end), adapters
+        yield Span(start, end, len(rows)), adapters
         start = end
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -69,7 +69,7 @@ class LatentDiffusion(Family):
     schedulers = tuple(SCHEDULERS)
     sigmas = tuple(SIGMAS)
     has_latents = True
-    options = frozenset({"lora_folder", "loras", "max_lora_bytes"})
+    options = frozenset({"fixed_loras", "lora_folder", "loras", "max_lora_bytes"})
     sources: Sources
     pipeline: ClassVar[str]
     omitted: ClassVar[dict[str, Any]]
@@ -125,9 +125,10 @@ class LatentDiffusion(Family):
         return self._base_bytes if name is None else self._own.num_bytes
 
     def prepare(self, request: GenerationRequest) -> None:
-        """Read the request's LoRAs."""
-        for use in request.all_loras:
-            self.loras.get(use.name)
+        """Read the request's LoRAs; where memory is short, ``encode`` does, which can make room."""
+        with suppress(torch.OutOfMemoryError):
+            for use in request.all_loras:
+                self.loras.get(use.name)
 
     def evict(self) -> Evicted:
         """Let go of the LoRAs that no request uses, and of weights' copies for a GPU."""

@@ -16,6 +16,7 @@ from deployments.families.lora_file import Convert, Layers, LowRank, read_layers
 from deployments.types import Evicted
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Module
 
     from deployments.families.fitter import Adapters
@@ -40,16 +41,20 @@ class Lora:
 class Loras:
     """Owns the LoRAs of one model: reads them when they are asked for, and keeps the last used.
 
-    Who holds a ``Lora`` keeps it in memory; this keeps, besides, as many of the last used as fit
-    ``max_bytes``, and finds those that are in use although they left. Any thread may call.
+    Who holds a ``Lora`` keeps it in memory; this keeps, besides, the last used one and as many
+    before it as fit ``max_bytes``, and finds those that are in use although they left. Any thread
+    may call.
 
     Args:
         files: name -> safetensors file. Each is checked against the modules here.
         modules: part -> the base model's module.
         convert: knows the forms of the model's family.
+        fixed: name -> weight of those that every request has besides its own; they stay in memory.
         optional: names whose files may be of other models: those are left out, and logged.
+        device: where the layers compute; None is where they are.
     Raises:
-        ValueError: a file that is not optional cannot be read, or is of another model.
+        ValueError: a file that is not optional cannot be read, or is of another model; or a fixed
+            one is not there.
     """
 
     def __init__(
@@ -59,15 +64,23 @@ class Loras:
         convert: Convert,
         *,
         max_bytes: int,
+        fixed: Mapping[str, float] | None = None,
         optional: Iterable[str] = (),
+        device: torch.device | None = None,
     ) -> None:
         self._modules = dict(modules)
         self._convert = convert
         self._max_bytes = max_bytes
+        self._device = device
         self._lock = Lock()
         self._alive: WeakValueDictionary[str, Lora] = WeakValueDictionary()
         self._recent: OrderedDict[str, Lora] = OrderedDict()  # the least recently used first
         self._files = self._fitting(files, frozenset(optional))
+        self._fixed = dict(fixed or {})
+        if unknown := sorted(self._fixed.keys() - self._files.keys()):
+            known = ", ".join(self.names) or "none"
+            raise ValueError(f"fixed LoRA {unknown[0]!r} is not there; known: {known}")
+        self._held = [self.get(name) for name in self._fixed]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +118,7 @@ class Loras:
 
         A LoRA that is named twice counts with the sum of its weights.
         """
-        weights: dict[str, float] = {}
+        weights = dict(self._fixed)
         for use in uses:
             weights[use.name] = weights.get(use.name, 0.0) + (
                 use.text_encoder_weight if is_text else use.weight
@@ -129,15 +142,16 @@ class Loras:
         except ValueError as error:
             logger.warning("LoRA %s: %s", name, error)
             raise GenerationFailed(f"LoRA {name!r} cannot be read: {error}") from error
-        return Lora(
-            name,
-            {
-                part: {
-                    layer: _placed(low, self._modules[part], layer) for layer, low in own.items()
-                }
-                for part, own in layers.items()
-            },
-        )
+        return Lora(name, {part: self._placed(part, own) for part, own in layers.items()})
+
+    def _placed(self, part: str, layers: dict[str, LowRank]) -> dict[str, LowRank]:
+        """On the device and in the precision in which the layers compute."""
+        module: Any = self._modules[part]
+        placed, dtype = {}, module.dtype
+        for name, low in layers.items():
+            device = self._device or module.get_submodule(name).weight.device
+            placed[name] = LowRank(low.down.to(device, dtype), low.up.to(device, dtype))
+        return placed
 
     def _fitting(self, files: Mapping[str, Path], optional: frozenset[str]) -> dict[str, Path]:
         fitting = {}
@@ -151,10 +165,3 @@ class Loras:
             else:
                 fitting[name] = path
         return fitting
-
-
-def _placed(low: LowRank, module: Module, layer: str) -> LowRank:
-    """On the device and in the precision in which the layer computes."""
-    weight: Any = module.get_submodule(layer).weight
-    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    return LowRank(low.down.to(weight.device, dtype), low.up.to(weight.device, dtype))

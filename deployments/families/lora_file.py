@@ -7,14 +7,13 @@ A1111 and ComfyUI users have (``lora_unet_…_to_q.lora_down.weight`` and ``.alp
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders import QwenImageLoraLoaderMixin, StableDiffusionLoraLoaderMixin
 from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from diffusers.utils.state_dict_utils import StateDictType
 from safetensors import SafetensorError, safe_open
@@ -82,7 +81,7 @@ def read_layers(
             raise ValueError(f"it is {kind}, which is not supported")
     try:
         named = convert(tensors)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+    except (LookupError, ValueError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError("its layers have names that mean nothing to this model") from error
     layers = {part: _paired(part, named) for part in modules}
     if not any(layers.values()):
@@ -116,6 +115,14 @@ def convert_stable_diffusion(unet_config: Any) -> Convert:
     return convert
 
 
+def convert_qwen_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of Qwen-Image's forms, by diffusers' own tables."""
+    named: dict[str, Tensor] = QwenImageLoraLoaderMixin.lora_state_dict(dict(tensors))
+    if any(name.startswith("transformer.") for name in named):
+        return named
+    return {f"transformer.{name}": tensor for name, tensor in named.items()}
+
+
 def _read(path: Path, *, is_meta: bool) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """A file's tensors, and PEFT's configuration of each part."""
     try:
@@ -130,7 +137,11 @@ def _read(path: Path, *, is_meta: bool) -> tuple[dict[str, Tensor], dict[str, di
     except (OSError, SafetensorError) as error:
         raise ValueError("it is not a safetensors file") from error
     configuration: dict[str, dict[str, Any]] = {}
-    for key, value in json.loads(metadata.get(_CONFIGURATION, "{}")).items():
+    try:
+        told = dict(json.loads(metadata.get(_CONFIGURATION, "{}")))
+    except (ValueError, TypeError) as error:
+        raise ValueError("its configuration cannot be read") from error
+    for key, value in told.items():
         part, _, name = key.partition(".")
         configuration.setdefault(part, {})[name] = value
     return tensors, configuration
@@ -164,6 +175,8 @@ def _paired(part: str, named: Mapping[str, Tensor]) -> dict[str, LowRank]:
             continue
         if (up := own.get(f"{layer}.lora_B.weight")) is None:
             raise ValueError(f"it lacks the upper factor of {part}.{layer}")
+        if min(down.ndim, up.ndim) < 2 or len(down) == 0:
+            raise ValueError(f"its factors of {part}.{layer} are no matrices")
         layers[layer] = LowRank(down, up)
     if len(own) != 2 * len(layers):
         paired = {f"{layer}.lora_{factor}.weight" for layer in layers for factor in "AB"}
@@ -179,15 +192,19 @@ def _renamed(layers: dict[str, LowRank], module: Module) -> dict[str, LowRank]:
 
 
 def _scaled(low: LowRank, name: str, configuration: Mapping[str, Any]) -> LowRank:
-    """Times PEFT's ``alpha / rank``, where the file says so; it is 1 where nothing does."""
+    """Times PEFT's ``alpha / rank``, where the file says so; it is 1 where nothing does.
+
+    A pattern is the end of a layer's name, or with ``^`` all of it.
+    """
     if "lora_alpha" not in configuration:
         return low
     alpha, rank = configuration["lora_alpha"], low.down.shape[0]
     for pattern, value in (configuration.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
+        whole = pattern.removeprefix("^")
+        if name == whole or (whole == pattern and name.endswith(f".{pattern}")):
             alpha = value
             break
-    factor = alpha / (rank**0.5 if configuration.get("use_rslora") else rank)
+    factor = float(alpha) / (rank**0.5 if configuration.get("use_rslora") else rank)
     return replace(low, up=low.up * factor)
 
 

@@ -13,6 +13,7 @@ from deployments.families.lora import Loras
 from deployments.families.lora_file import Convert
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Module
 
     from deployments.config import ModelConfig
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 _EXTENSION: Final = ".safetensors"
 
 
-def open_loras(config: ModelConfig, modules: Mapping[str, Module], convert: Convert) -> Loras:
+def open_loras(
+    config: ModelConfig,
+    modules: Mapping[str, Module],
+    convert: Convert,
+    device: torch.device | None = None,
+) -> Loras:
     """The LoRAs of ``config.loras`` and of ``config.lora_folder``; a name in both is the former's.
 
+    ``device`` is where the modules compute when that is not where they are.
     Raises ``ValueError`` naming a LoRA that is not there or does not fit; those of the folder that
     do not fit are left out, since many models may share one folder.
     """
@@ -33,7 +40,9 @@ def open_loras(config: ModelConfig, modules: Mapping[str, Module], convert: Conv
         modules,
         convert,
         max_bytes=config.max_lora_bytes,
+        fixed=config.fixed_loras,
         optional=listed.keys() - named.keys(),
+        device=device,
     )
 
 

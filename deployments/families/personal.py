@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-import httpx
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch.nn import Parameter
 
@@ -58,9 +56,6 @@ BROKEN: Final = (
     AttributeError,
     TypeError,
     RuntimeError,
-    HfHubHTTPError,
-    HFValidationError,
-    httpx.HTTPError,
 )
 
 
@@ -123,8 +118,10 @@ class PersonalModules:
         try:
             with _opened(source) as files:
                 tensors = self._sorted(files, _load)
+                # NOTE: copies, for what was loaded is the file itself, mapped: it would change,
+                # or take the process down, when the file does.
                 return {
-                    part: {name: t.to(self._dtypes[part]) for name, t in own.items()}
+                    part: {name: t.to(self._dtypes[part], copy=True) for name, t in own.items()}
                     for part, own in tensors.items()
                 }
         except Misfit as error:
@@ -155,16 +152,18 @@ class PersonalModules:
         """What a hub id holds, at the commit that it means now; only headers are fetched."""
         api = HfApi()
         repository, _, revision = source.location.partition("@")
-        found = api.model_info(
-            repository, revision=revision or None, files_metadata=True, timeout=20
-        )
+        with _hub_asked():
+            found = api.model_info(
+                repository, revision=revision or None, files_metadata=True, timeout=20
+            )
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         files = _files_of_folder(sizes)
         num_bytes = sum(sizes[name] for name in files)
         _check_size(num_bytes, max_bytes)
 
         def outline(name: str, _: object) -> dict[str, Tensor]:
-            told = api.parse_safetensors_file_metadata(repository, name, revision=found.sha)
+            with _hub_asked():
+                told = api.parse_safetensors_file_metadata(repository, name, revision=found.sha)
             return {n: _empty(n, t.shape, t.dtype) for n, t in told.tensors.items()}
 
         parts = self._sorted({name: name for name in files}, outline)
@@ -190,9 +189,19 @@ def _opened(source: WeightsSource, *, is_header_enough: bool = False) -> Iterato
 
 def _downloaded(location: str) -> str:
     repository, _, revision = location.partition("@")
-    return snapshot_download(
-        repository, revision=revision or None, allow_patterns=["*/*.safetensors"]
-    )
+    with _hub_asked():
+        return snapshot_download(
+            repository, revision=revision or None, allow_patterns=["*/*.safetensors"]
+        )
+
+
+@contextmanager
+def _hub_asked() -> Iterator[None]:
+    """Turns whatever the hub's client raises into ``OSError``."""
+    try:
+        yield
+    except Exception as error:  # its HTTP client's, too, whichever that is
+        raise OSError(f"the hub cannot be asked: {type(error).__name__}") from error
 
 
 def _of_folder(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Final, Self
 
@@ -17,9 +19,12 @@ from deployments.families import flow_schedulers, schedulers
 from deployments.families.autoencoder import shrink, to_arrays
 from deployments.families.base import Family
 from deployments.families.checkpoint import Weights, num_bytes
+from deployments.families.fitter import Fitter
 from deployments.families.flow_schedulers import FLOW_SCHEDULERS, clean, noised
 from deployments.families.given import Given, GivenFlow, undrawn_latents
 from deployments.families.guidance import blended, leave_out_negative
+from deployments.families.lora_file import convert_qwen_image
+from deployments.families.lora_source import open_loras
 from deployments.families.qwen_image_autoencoder import QwenAutoencoder
 from deployments.families.qwen_image_checkpoint import QwenCheckpoint, read_checkpoint
 from deployments.families.qwen_image_denoiser import (
@@ -47,11 +52,12 @@ from deployments.families.walk import Walk, asked_step
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor
 
     from deployments.config import ModelConfig
     from deployments.engine.state import Row
-    from deployments.types import GenerationRequest, Mode
+    from deployments.types import Evicted, GenerationRequest, Mode
 
 #: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
 _PREVIEW_LATENTS: Final = 32
@@ -91,6 +97,14 @@ class QwenImage(Family):
         self.text = QwenText(
             pipeline.tokenizer, pipeline.text_encoder, checkpoint.images, devices["text_encoder"]
         )
+        self.loras = open_loras(
+            config,
+            {"transformer": pipeline.transformer},
+            convert_qwen_image,
+            None if config.offload == "none" else self.device,
+        )
+        self.lora_names = self.loras.names
+        self._fitter = Fitter()
         token, num_pixels = self.autoencoder.factor * PATCH, checkpoint.reference_pixels
         self._reader = SourceReader(token, config.limits.max_pixels)
         self._references = ReferenceReader(token, num_pixels)
@@ -108,6 +122,16 @@ class QwenImage(Family):
         parts = (self.base.transformer, self.base.text_encoder, self.base.vae)
         return Weights(name="", num_bytes=num_bytes(parts), pipeline=self.base, is_pinned=True)
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """Read the request's LoRAs; where memory is short, ``encode`` does, which can make room."""
+        with suppress(torch.OutOfMemoryError):
+            for use in request.all_loras:
+                self.loras.get(use.name)
+
+    def evict(self) -> Evicted:
+        """Let go of the LoRAs that no request uses."""
+        return self.loras.evict()
+
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""
         self._check(request)
@@ -115,7 +139,7 @@ class QwenImage(Family):
             return self._undrawn(request, weights)
         references = [self._references.read(data) for data in request.images if self.is_editor]
         seen = [reference.seen for reference in references]
-        branches = embedded(request, self.text, seen, self._guidance(request))
+        branches = self._steering(request, seen)
         start = self._start(request)
         looked_at = tuple(self._latents(reference) for reference in references)
         following, tokens = self._following(request, weights), prompt_tokens(request, self.text)
@@ -133,7 +157,9 @@ class QwenImage(Family):
     def denoise(self, rows: Sequence[Row]) -> Sequence[Tensor]:
         """Each row's flow as tokens, (1, tokens, 64) in float32."""
         transformer = rows[0].state.weights.pipeline.transformer
-        return denoise(transformer, [self._row(row) for row in rows])
+        adapters = [row.state.branches[row.branch].adapters for row in rows]
+        with self._fitter.fitted(transformer, "transformer", adapters):
+            return denoise(transformer, [self._row(row) for row in rows])
 
     def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
         """Guide, step, and while inpainting bring the kept part to the next noise level."""
@@ -198,6 +224,14 @@ class QwenImage(Family):
             message = f"{len(request.images)} input pictures; this model takes at most {most} here"
             raise InvalidRequest(message, param="images")
 
+    def _steering(
+        self, request: GenerationRequest, seen: Sequence[Image.Image]
+    ) -> tuple[Conditioning, ...]:
+        """What steers each row, with the LoRAs of the denoiser."""
+        adapters = self.loras.adapters(request.loras)
+        branches = embedded(request, self.text, seen, self._guidance(request))
+        return tuple(replace(branch, adapters=adapters) for branch in branches)
+
     def _start(self, request: GenerationRequest) -> Start | Given:
         """An edit of all of its picture begins as noise, which its references steer."""
         if request.latents is not None:
@@ -245,7 +279,7 @@ class QwenImage(Family):
         if second is None or request.second_pass is None:
             return None
         walk = self._walk(second, second.params.strength)
-        branches = embedded(second, self.text, (), self._guidance(second))
+        branches = self._steering(second, ())
         factor = self.autoencoder.factor
         height, width = (second.params.height or 0) // factor, (second.params.width or 0) // factor
         shape = self.autoencoder.channels, height, width

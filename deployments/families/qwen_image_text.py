@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from deployments.families.fitter import Adapters
     from deployments.types import GenerationRequest, Weighting
 
 #: The most tokens of a prompt that ``QwenImagePipeline`` reads (its ``tokenizer_max_length``).
@@ -73,12 +74,14 @@ class Conditioning:
         text: (1, tokens, width), without padding.
         by_step: the same for each step asked for, when the words change from step to step.
         weight, is_negative: as of ``Part``.
+        adapters: the LoRAs of the denoiser.
     """
 
     text: Tensor
     by_step: tuple[Tensor, ...] = ()
     weight: float = 1.0
     is_negative: bool = False
+    adapters: Adapters = ()
 
     def at(self, step: int) -> Conditioning:
         """What steers at a step asked for, counted from 0; the last one's after the last."""

@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final
 
-import torch
 from torch import Tensor
-
-#: Pixels of the pictures that are measured; small, since statistics barely depend on it.
-_SIZE: Final = 128
 
 #: Spread between prompts of what one cross-attention adds; the stream it adds to is about as wide.
 _TEXT_SPREAD: Final = 4.0
-
-
-@torch.no_grad()
-def calibrate(
-    pipeline: Any, prompts: Sequence[str], *, with_decoder: bool = True, **call: Any
-) -> None:
-    """Scale cross-attention, the UNet's last layer and the VAE decoder's, in this order.
-
-    Args:
-        pipeline: a text-to-image pipeline of float32 modules; changed in place.
-        prompts: what to measure with.
-        with_decoder: False leaves the VAE as it is.
-        call: how pictures are usually asked of it (``num_inference_steps``, ``guidance_scale``).
-    """
-    latents = _sampler(pipeline, prompts, call)
-    once = partial(latents, num_inference_steps=1, guidance_scale=0.0)
-    for layer in _cross_attentions(pipeline.unet):
-        unify_across_prompts(layer, once)
-    # Three times the noise it is asked for, so that what the UNet says outweighs the first noise.
-    unify(pipeline.unet.conv_out, once, spread=3.0)
-    if not with_decoder:
-        return
-    drawn = latents() / pipeline.vae.config.scaling_factor
-    # A spread of 0.5 around 0 fills -1..1 with few pixels cut off.
-    unify(pipeline.vae.decoder.conv_out, lambda: pipeline.vae.decode(drawn), spread=0.5)
-
-
-def _sampler(pipeline: Any, prompts: Sequence[str], call: dict[str, Any]) -> Callable[..., Tensor]:
-    """Final latents of all prompts, from the same noise at each call."""
-
-    def sample(**changes: Any) -> Tensor:
-        generators = [torch.Generator().manual_seed(7) for _ in prompts]
-        options = {"height": _SIZE, "width": _SIZE, "output_type": "latent", **call, **changes}
-        latents: Tensor = pipeline(list(prompts), generator=generators, **options).images
-        return latents
-
-    return sample
-
-
-def _cross_attentions(unet: Any) -> Iterator[Any]:
-    """The output layers of cross-attention, in the order they run."""
-    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
-    for block in blocks:
-        for name, module in block.named_modules():
-            if name.endswith("attn2.to_out.0"):
-                yield module
 
 
 def unify_across_prompts(layer: Any, run: Callable[[], object]) -> None:

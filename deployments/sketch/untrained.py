@@ -1,4 +1,4 @@
-"""Makes the embedded weights: ``python -m deployments.sketch.untrained [folder]``.
+"""Makes the embedded editor's weights: ``python -m deployments.sketch.untrained [folder]``.
 
 The modules are fresh from a fixed seed and only scaled, so that pictures have contrast; run twice
 on one machine, it writes the same files.
@@ -13,47 +13,14 @@ from typing import Any, Final
 
 import torch
 
-from deployments.sketch.calibration import calibrate
 from deployments.sketch.captions import PROMPTS, captions
-from deployments.sketch.modules import stable_diffusion, stable_diffusion_xl
 from deployments.sketch.qwen_calibration import calibrate_qwen
 from deployments.sketch.qwen_image import qwen_image_edit, qwen_tokenizer, write_processor
-from deployments.sketch.tokenizer import learn_tokenizer
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 
-#: Folder of a whole pipeline -> who makes it, its seed, and how pictures are usually asked of it.
-PIPELINES: Final[dict[str, tuple[Callable[[Any], Any], int, dict[str, Any]]]] = {
-    "sdxl-turbo": (stable_diffusion_xl, 1, {"num_inference_steps": 4, "guidance_scale": 0.0}),
-    "sd15-dreambooth": (stable_diffusion, 2, {"num_inference_steps": 20, "guidance_scale": 7.5}),
-}
-
 #: Folder of the pipeline that edits, its seed, and how pictures are usually asked of it.
 EDITOR: Final = "qwen-image-edit", 3, {"num_inference_steps": 8, "true_cfg_scale": 4.0}
-
-#: Folder of a user's UNet and text encoder -> the seed. Their base is ``sd15-dreambooth``.
-USERS: Final = {"sd15-user-123": 123, "sd15-user-456": 456}
-
-#: Components that a user's folder holds; the rest is the base's.
-PERSONAL: Final = ("unet", "text_encoder")
-
-
-def write_weights(folder: Path) -> None:
-    """Write every embedded model in float16 safetensors under ``folder``."""
-    tokenizer = learn_tokenizer(captions())
-    for name, (make, seed, call) in PIPELINES.items():
-        pipeline = fresh(make, tokenizer, seed)
-        calibrate(pipeline, PROMPTS, **call)
-        _save(pipeline, folder / name)
-    base, (make, _, call) = pipeline, PIPELINES["sd15-dreambooth"]
-    for name, seed in USERS.items():
-        pipeline = fresh(make, tokenizer, seed)
-        # NOTE: in float32, since calibrating runs it; the base's VAE stays as it was scaled.
-        pipeline.vae = base.vae.float()
-        calibrate(pipeline, PROMPTS, with_decoder=False, **call)
-        for part in PERSONAL:
-            getattr(pipeline, part).half().save_pretrained(folder / name / part)
-    write_editor(folder)
 
 
 def write_editor(folder: Path) -> None:
@@ -88,4 +55,4 @@ def _save(pipeline: Any, folder: Path) -> None:
 if __name__ == "__main__":
     # NOTE: one thread, since the order of a sum over threads shows in the last digit.
     torch.set_num_threads(1)
-    write_weights(Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS)
+    write_editor(Path(sys.argv[1]) if len(sys.argv) > 1 else WEIGHTS)

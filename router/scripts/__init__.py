@@ -22,6 +22,10 @@ from router.files import Files
 from router.job import Job, JobImage
 
 
+class Skipped(Exception):
+    """The job's owner asked to leave out what was being drawn, and to go on."""
+
+
 class Canvas(Protocol):
     """What a script draws on."""
 
@@ -54,7 +58,7 @@ class Canvas(Protocol):
     ) -> GenerationResult:
         """Run a request on the model that it names, or else the job's. ``index`` is the job's
         request that it came from, or any number of its own, by which its progress is counted;
-        ``listen`` hears of each news first."""
+        ``listen`` hears of each news first. Raises ``Skipped``, where ``CAN_SKIP``."""
 
     def keep(self, place: int, image: GeneratedImage | JobImage) -> None:
         """Make a picture the job's, at a place counted from 0; an interrupted job ends with those
@@ -85,12 +89,23 @@ SCRIPTS: Final[Mapping[str, str]] = {
 }
 
 
+#: The scripts that go on when they are asked to skip.
+CAN_SKIP: Final = frozenset({"", "in_turn"})
+
+
 def width_of(name: str, num_requests: int, args: Mapping[str, Any]) -> int:
     """How many of a job's requests its script draws at once, at most."""
     if name == "graph":
         return max(1, int(args.get("width", 1)))
     widths = {"in_turn": args.get("at_once"), "chain": 1, "mosaic": len(args.get("corners", ()))}
     return max(1, min(num_requests, widths.get(name) or num_requests))
+
+
+def load_scripts() -> None:
+    """Import every script now, so that files which change underneath a process do not mix with
+    those that it began with."""
+    for name in SCRIPTS:
+        find_script(name)
 
 
 def find_script(name: str) -> Script:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deployments.types import GenerationRequest
-from router.scripts import Canvas
+from router.scripts import Canvas, Skipped
 from router.scripts.refiner import draw_refined
 
 
@@ -37,9 +37,14 @@ async def _draw(
     request: GenerationRequest,
     refiner: Mapping[str, Any] | None,
 ) -> None:
-    result = await (
-        draw_refined(canvas, index, request, **refiner) if refiner else canvas.draw(index, request)
-    )
+    try:
+        result = await (
+            draw_refined(canvas, index, request, **refiner)
+            if refiner
+            else canvas.draw(index, request)
+        )
+    except Skipped:
+        return
     for offset, image in enumerate(result.images):
         canvas.keep(place + offset, image)
     if result.text:

@@ -188,6 +188,15 @@ class JobStore(ABC):
         that has ended is returned as it stands. Raises ``JobNotFound``."""
 
     @abstractmethod
+    async def skip(self, job_id: str) -> Job:
+        """Ask a running job to leave out what it draws just now and go on with what follows; any
+        other is returned as it stands. Raises ``JobNotFound``."""
+
+    @abstractmethod
+    async def skips(self, worker: str) -> Mapping[str, int]:
+        """Of the jobs that this worker holds, those that were asked to skip, and how often."""
+
+    @abstractmethod
     async def interrupted(self, worker: str) -> frozenset[str]:
         """Ids of the jobs that this worker holds and that were asked to end."""
 

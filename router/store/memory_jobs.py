@@ -202,6 +202,16 @@ class MemoryJobStore(JobStore):
     async def interrupt(self, job_id: str) -> Job:
         return self._save(self._record(job_id).interrupted(self._clock()))
 
+    async def skip(self, job_id: str) -> Job:
+        return self._save(self._record(job_id).skipped())
+
+    async def skips(self, worker: str) -> Mapping[str, int]:
+        return {
+            record.job.id: record.skips
+            for record in self.records.values()
+            if record.worker == worker and record.skips
+        }
+
     async def interrupted(self, worker: str) -> frozenset[str]:
         return frozenset(
             record.job.id

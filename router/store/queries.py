@@ -47,6 +47,12 @@ def interrupted(worker: str) -> Select[Any]:
     return select(jobs.c.id).where(jobs.c.interrupted.is_(True), jobs.c.worker == worker)
 
 
+def skips(worker: str) -> Select[Any]:
+    """Ids of the jobs that a worker holds and that were asked to skip, and how often."""
+    is_held = (jobs.c.lease_until.is_not(None), jobs.c.worker == worker)
+    return select(jobs.c.id, jobs.c.skips).where(*is_held, jobs.c.skips > 0)
+
+
 def ended(before: float, limit: int) -> Select[Any]:
     """Jobs that ended before a moment, the first to end first."""
     query = select(jobs).where(jobs.c.ended_at < before)

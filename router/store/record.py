@@ -20,6 +20,7 @@ class JobRecord:
         delayed_until: Unix seconds before which the queued job is not ready.
         worker, lease_until: who holds the job in progress, and until when.
         finished_by: token whose ``finish`` ended the job; None when anything else did.
+        skips: how often the present claim's worker was asked to leave out what it draws.
     """
 
     job: Job
@@ -29,6 +30,7 @@ class JobRecord:
     worker: str | None = None
     lease_until: float | None = None
     finished_by: int | None = None
+    skips: int = 0
 
     @property
     def is_ready(self) -> bool:
@@ -41,7 +43,7 @@ class JobRecord:
         moved = self._moved(
             JobStatus.IN_PROGRESS, now, attempts=self.job.attempts + 1, started_at=started_at
         )
-        return replace(moved, worker=worker, lease_until=now + lease_seconds)
+        return replace(moved, worker=worker, lease_until=now + lease_seconds, skips=0)
 
     def renewed(self, token: int, *, until: float) -> JobRecord:
         """The same with a longer lease."""
@@ -100,6 +102,12 @@ class JobRecord:
             case JobStatus.IN_PROGRESS:
                 return replace(self, job=replace(self.job, updated_at=now, interrupted=True))
         return self
+
+    def skipped(self) -> JobRecord:
+        """The running job, asked once more to leave out what it draws just now."""
+        if self.job.status is not JobStatus.IN_PROGRESS:
+            return self
+        return replace(self, skips=self.skips + 1)
 
     def check(self, token: int) -> None:
         """Raise ``LeaseLost`` unless the token is the one that holds the job."""

@@ -63,6 +63,7 @@ def state_row(record: JobRecord) -> dict[str, Any]:
         "lease_until": record.lease_until,
         "attempts": job.attempts,
         "interrupted": job.interrupted,
+        "skips": record.skips,
         "finished_by": record.finished_by,
         "updated_at": job.updated_at,
         "ended_at": job.ended_at,
@@ -105,6 +106,7 @@ def parse_job(row: RowMapping) -> JobRecord:
         worker=row["worker"],
         lease_until=row["lease_until"],
         finished_by=row["finished_by"],
+        skips=row["skips"],
     )
 
 

@@ -67,14 +67,15 @@ def _add_names_and_files(connection: Connection) -> None:
         connection.execute(change, {"seq": seq, "moment": json.loads(state)["updated_at"]})
 
 
-def _add_personal_models(connection: Connection) -> None:
-    """To version 4: owners' registered weights are kept."""
+def _add_personal_models_and_skips(connection: Connection) -> None:
+    """To version 4: owners' registered weights are kept, and jobs can be asked to skip."""
     sorted_text = "TEXT" if connection.dialect.name == "sqlite" else 'TEXT COLLATE "C"'
     for statement in (
         f"CREATE TABLE personal_models (owner TEXT NOT NULL, name {sorted_text} NOT NULL,"
         " base TEXT NOT NULL, source TEXT NOT NULL, key TEXT NOT NULL, parts TEXT NOT NULL,"
         " num_bytes BIGINT NOT NULL, created_at FLOAT NOT NULL, PRIMARY KEY (owner, name))",
         "CREATE INDEX ix_personal_models_key ON personal_models (key)",
+        "ALTER TABLE jobs ADD COLUMN skips INTEGER NOT NULL DEFAULT 0",
     ):
         connection.execute(text(statement))
 
@@ -83,7 +84,7 @@ def _add_personal_models(connection: Connection) -> None:
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     _add_interrupts_and_options,
     _add_names_and_files,
-    _add_personal_models,
+    _add_personal_models_and_skips,
 )
 
 #: Key of the PostgreSQL advisory lock under which one replica migrates: "atelier" in ASCII.

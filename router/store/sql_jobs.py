@@ -191,6 +191,18 @@ class SqlJobStore(SqlJobHistory):
             self._save(connection, interrupted)
         return interrupted.job
 
+    @writes
+    def skip(self, connection: Connection, job_id: str) -> Job:
+        record = self._record(connection, job_id, lock=True)
+        skipped = record.skipped()
+        if skipped is not record:
+            self._save(connection, skipped)
+        return skipped.job
+
+    @reads
+    def skips(self, connection: Connection, worker: str) -> Mapping[str, int]:
+        return {row.id: row.skips for row in connection.execute(queries.skips(worker))}
+
     @reads
     def interrupted(self, connection: Connection, worker: str) -> frozenset[str]:
         return frozenset(connection.execute(queries.interrupted(worker)).scalars())

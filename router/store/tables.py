@@ -59,6 +59,7 @@ jobs = Table(
     Column("lease_until", Float(53)),
     Column("attempts", Integer, nullable=False),
     Column("interrupted", Boolean, nullable=False),
+    Column("skips", Integer, nullable=False),
     Column("finished_by", Integer),
     Column("notify", Boolean, nullable=False),
     Column("hidden", Boolean, nullable=False),

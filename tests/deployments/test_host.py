@@ -206,6 +206,11 @@ def test_host_whose_share_cannot_hold_its_model_does_not_start() -> None:
         ModelHost(config, "fake")
 
 
+def test_host_whose_budget_cannot_hold_its_base_does_not_start() -> None:
+    with pytest.raises(ValueError, match="max_resident_bytes 9 is less than the base's own"):
+        ModelHost(ModelConfig(family="fake", max_resident_bytes=9), "fake")
+
+
 async def test_host_tells_its_share() -> None:
     model = ModelHost(ModelConfig(family="fake", memory_bytes=10_000_000), "fake")
     assert (await model.load()).memory_bytes == 10_000_000

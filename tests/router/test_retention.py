@@ -263,3 +263,13 @@ async def test_sweep_when_a_file_names_an_input_keeps_it() -> None:
     assert await house.retention(max_total_bytes=0).sweep() == 1
 
     assert await house.kept() == {upload.key}
+
+
+async def test_sweep_for_size_leaves_owners_weights_out_of_account() -> None:
+    house = House()
+    await house.end("a")
+    await house.images.put("weights/pm_1.safetensors", bytes(10 * SIZE))
+    house.clock.now += 1000
+
+    assert await house.retention(max_total_bytes=SIZE).sweep() == 0
+    assert "weights/pm_1.safetensors" in await house.kept()

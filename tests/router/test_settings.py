@@ -47,7 +47,9 @@ def test_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_argument_fails_naming_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown key 'apikey'; known: api_key, database_url"):
+    with pytest.raises(
+        ValueError, match=r"unknown key 'apikey'; known: api_key, checkpoint_folders"
+    ):
         Settings.from_args({"apikey": "x"})
 
 

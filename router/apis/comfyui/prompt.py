@@ -6,13 +6,14 @@ import asyncio
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from typing import Any, Final
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from deployments.errors import Conflict, InvalidRequest, JobNotFound, NotFound
+from deployments.errors import Conflict, InvalidRequest, JobNotFound, NotFound, UnknownModel
 from router.apis.comfyui.body import read_object
 from router.apis.comfyui.entry import API
 from router.apis.comfyui.errors import PromptRefused, refusal
@@ -64,6 +65,7 @@ class Prompts:
         inputs = await self.inputs(owner, named_files(body.get("prompt")))
         offer = Offer(cards=self._service.cards(), files=tuple(inputs))
         valid = await asyncio.to_thread(validate, body, offer)
+        self._put_off_while_models_start(valid.node_errors)
         if isinstance(valid, Refusal):
             raise PromptRefused(valid.body)
         name = _parse_id(body)
@@ -79,6 +81,14 @@ class Prompts:
                 "node_errors": valid.node_errors,
             }
         )
+
+    def _put_off_while_models_start(self, node_errors: Mapping[str, Any]) -> None:
+        """Raise ``ModelNotReady`` when what is in no list may be a model that has yet to start."""
+        complaints = (complaint for node in node_errors.values() for complaint in node["errors"])
+        for complaint in complaints:
+            if complaint["type"] == "value_not_in_list":
+                with suppress(UnknownModel):
+                    self._service.resolve(str(complaint["extra_info"]["received_value"])[:100])
 
     async def inputs(self, owner: str, names: Sequence[str]) -> dict[str, StoredFile]:
         """The files that nodes name; those that are not there are left out.

@@ -69,6 +69,9 @@ class Options(BaseModel):
     )
     scheduler: str | None = Field(None, description="A name from the model's card.")
     loras: LoraBodies = Field(None, description="The model's LoRAs to use; in a form, as JSON.")
+    weights: str | None = Field(
+        None, description="Personal weights of the model: the caller's own, or configured ones."
+    )
 
 
 class Streamed(Options):

@@ -63,6 +63,7 @@ def parse_draft(
         output_format=body.output_format or "png",
         output_quality=_parse_compression(body),
         loras=parse_loras(body.loras),
+        weights=body.weights or None,
     )
 
 

@@ -22,6 +22,7 @@ from router.apis.sdapi.options import (
 )
 from router.apis.sdapi.progress import newest, render_progress, render_task, task_of
 from router.job import Job, JobStatus
+from router.scripts import CAN_SKIP
 from router.service import GenerationService
 from router.store.options import OptionStore
 
@@ -75,8 +76,12 @@ class Control:
         return {}
 
     async def skip(self, request: Request) -> Any:
-        """End the running calls: an iteration cannot be left out while the next go on."""
-        await self.interrupt(request)
+        """Leave out the iteration that the owner's running calls are at; a script's call ends."""
+        for job in await self._jobs(request):
+            if job.status is JobStatus.IN_PROGRESS and job.details.get("script", "") in CAN_SKIP:
+                await self._service.skip(job.id, owner=job.owner)
+            elif job.status is JobStatus.IN_PROGRESS:
+                await self._service.interrupt(job.id, owner=job.owner)
 
     async def pending(self, request: Request) -> Any:
         """Tasks that wait."""

@@ -144,6 +144,8 @@ def test_a_pinned_set_stays_and_counts() -> None:
         return Pinned() if name is None else Pinned(name, 10, False)
 
     pool = WeightsPool(load, Budget(max_sets=2))
+    pool.begin()
+    assert (pool.names, pool.num_bytes) == (("",), 10)
     for name in (None, "a", "b"):
         pool.acquire(name)
         pool.release(name)

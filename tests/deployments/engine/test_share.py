@@ -99,6 +99,24 @@ def test_large_pictures_run_apart_and_too_large_ones_are_refused(
     assert engine.load().memory_bytes == share.num_bytes
 
 
+def test_picture_whose_references_are_too_many_is_refused_once_they_are_known(
+    build_engine: Any, ask: Any
+) -> None:
+    class Referring(FakeFamily):
+        """Tells more tokens than the picture's own."""
+
+        def encode(self, request: GenerationRequest, weights: Any) -> Any:
+            states = super().encode(request, weights)
+            for state in states:
+                state.tokens *= 3
+            return states
+
+    share = share_of(NUM_BYTES + 2 * TOKENS * 1000, denoise=1000.0)
+    engine = build_engine(Referring(ModelConfig(family="fake")), share=share)
+    assert isinstance(ask(engine, "a").error(), OutOfMemory)
+    assert engine.evict().weights == ("",)
+
+
 def test_requests_for_different_weights_wait_for_each_others_memory(
     build_engine: Any, ask: Any
 ) -> None:

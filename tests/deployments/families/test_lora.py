@@ -223,6 +223,21 @@ def test_a_second_pass_has_the_first_s_loras_unless_it_names_its_own(dress: Load
     assert np.abs(inherited - none).mean() > 1
 
 
+def test_fixed_loras_are_part_of_every_request_and_stay(
+    checkpoints: Path, folder: Path, dress: Load
+) -> None:
+    family = fresh(checkpoints, folder, fixed_loras={"ink": 0.5}, max_lora_bytes=0)
+    half = LoraUse(name="ink", weight=0.5)
+    [fixed], [more] = draw(family, ask()), draw(family, ask(loras=(half,)))
+    [expected] = draw(dress("sd"), ask(loras=(half,)))
+    [expected_more] = draw(dress("sd"), ask(loras=(LoraUse(name="ink"),)))
+    assert off(fixed, expected) <= 0.05
+    assert off(more, expected_more) <= 0.05
+    assert family.evict().weights == ()
+    with pytest.raises(ValueError, match="fixed LoRA 'x' is not there; known: ink, wool"):
+        fresh(checkpoints, folder, fixed_loras={"x": 1})
+
+
 def test_names_are_told_and_unknown_ones_refused(dress: Load) -> None:
     family = dress("sd")
     assert family.lora_names == ("ink", "wool")
@@ -295,10 +310,12 @@ async def test_a_host_draws_them_side_by_side_and_lets_go_of_them(
     ]
     try:
         assert (await host.card()).loras == ("ink", "wool")
-        results = await asyncio.gather(*(result_of(host, request) for request in requests))
         alone = [await result_of(host, request) for request in requests]
+        results = await asyncio.gather(*(result_of(host, request) for request in requests))
         with pytest.raises(InvalidRequest, match="unknown LoRA 'x'"):
             await result_of(host, ask(loras=(LoraUse(name="x"),)))
+        await asyncio.sleep(0.3)  # until the engine's thread has put down what it told
+        gc.collect()
         evicted = await host.evict()
     finally:
         host.close()

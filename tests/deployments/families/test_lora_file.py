@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deployments.config import ModelConfig
-from deployments.families import family_class
+from deployments.families import family_class, lora_source
 from deployments.families.base import Family
 from deployments.families.lora_file import Layers, convert_stable_diffusion, read_layers
 from tests.deployments.families.lora_making import (
@@ -23,6 +24,9 @@ from tests.deployments.families.lora_making import (
 )
 
 Load = Callable[[str], Family]
+
+NAME = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+LAYER = f"unet.{NAME}"
 
 
 def read(family: Any, path: Path, **options: Any) -> Layers:
@@ -71,18 +75,19 @@ def test_an_alpha_of_every_layer_s_own_is_heeded(load: Load, tmp_path: Path) -> 
         ({"unet.lora_alpha": 8, "unet.use_rslora": True}, 4),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn1.to_q": 2}}, 0.5),
         ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 12, "ff": 2}}, 3),
+        ({"unet.lora_alpha": 8, "unet.alpha_pattern": {f"^{NAME}": 2, "to_q": 4}}, 0.5),
+        ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"^attn1.to_q": 2}}, 2),
         ({"text_encoder.lora_alpha": 8}, 1),
     ],
-    ids=["none", "alpha", "rslora", "pattern", "patterns", "another-part"],
+    ids=["none", "alpha", "rslora", "end", "ends", "whole", "not-whole", "another-part"],
 )
 def test_peft_s_configuration_is_heeded(
     load: Load, tmp_path: Path, configuration: dict[str, Any], factor: float
 ) -> None:
-    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    down, up = factors(load("sd").base, seed=1)["unet", name]
-    tensors = {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+    down, up = factors(load("sd").base, seed=1)["unet", NAME]
+    tensors = {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}
     layers = read(load("sd"), write(tmp_path / "a.safetensors", tensors, **configuration))
-    assert torch.allclose(product(layers, "unet", name), factor * up @ down, atol=1e-5)
+    assert torch.allclose(product(layers, "unet", NAME), factor * up @ down, atol=1e-5)
 
 
 def test_a_convolution_of_one_pixel_fits_a_linear_layer_and_the_reverse(
@@ -99,9 +104,6 @@ def test_a_convolution_of_one_pixel_fits_a_linear_layer_and_the_reverse(
         assert layers[part][name].up.shape == up.shape
 
 
-LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
@@ -112,6 +114,8 @@ LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
         ({"model.diffusion_model.weight": (4, 4)}, "no layer of this model"),
         ({"lora_unet_nothing.lora_down.weight": (4, 16)}, "names that mean nothing"),
         ({"transformer.x.lora_A.weight": (4, 4)}, "no layer of this model"),
+        ({"lora_unet_x.lora_down.weight": (0, 16), "lora_unet_x.alpha": (2,)}, "mean nothing"),
+        ({f"{LAYER}.lora_A.weight": (16,), f"{LAYER}.lora_B.weight": (16,)}, "are no matrices"),
         ({f"{LAYER}.lora_A.weight": (4, 16)}, "lacks the upper factor"),
         (
             {f"{LAYER}.lora_A.weight": (4, 16), f"{LAYER}.lora_B.bias": (16,)},
@@ -153,6 +157,18 @@ def test_a_lora_of_sdxl_is_refused_by_stable_diffusion(load: Load, tmp_path: Pat
         read(load("sd"), path)
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_a_configuration_that_makes_no_sense_is_refused(
+    load: Load, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(
+        diffusers_form(factors(load("sd").base, seed=1)), path, {"lora_adapter_metadata": text}
+    )
+    with pytest.raises(ValueError, match="its configuration cannot be read"):
+        read(load("sd"), path)
+
+
 def test_pickles_and_noise_are_not_read(load: Load, tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="not a safetensors file"):
@@ -191,6 +207,25 @@ def test_a_lora_that_the_configuration_names_must_be_there_and_fit(
     (tmp_path / "full" / "a.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match=message):
         start(checkpoints, loras={n: s.format(folder=tmp_path) for n, s in loras.items()})
+
+
+@pytest.mark.parametrize("source", ["ann/inks", "ann/inks/styles/ink.safetensors"])
+def test_a_hub_s_file_is_named_or_the_only_one(
+    load: Load, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    path = write(tmp_path / "ink.safetensors", diffusers_form(factors(load("sd").base, seed=1)))
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(path)
+
+    listed = ["README.md", "ink.safetensors", "checkpoint/x.safetensors"]
+    monkeypatch.setattr(lora_source, "list_repo_files", lambda repository: listed)
+    monkeypatch.setattr(lora_source, "hf_hub_download", download)
+    assert start(checkpoints, loras={"a": source}).lora_names == ("a",)
+    [(repository, file)] = asked
+    assert (repository, Path(file).name) == ("ann/inks", "ink.safetensors")
 
 
 def test_a_folder_that_is_not_there_is_told(checkpoints: Path) -> None:

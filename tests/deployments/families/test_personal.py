@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import queue
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deployments.engine.engine import Engine
+from deployments.engine.events import Event, Finished, Stepped
+from deployments.engine.memory import Budget
+from deployments.engine.runner import TorchRunner
 from deployments.errors import GenerationFailed, InvalidRequest
 from deployments.families.base import Family
 from deployments.families.personal import PersonalModules
@@ -140,6 +150,30 @@ def test_weights_of_an_upload_draw_what_their_folder_draws(
     assert np.abs(mine - theirs).max() <= 1
 
 
+def test_owners_who_draw_at_once_get_what_they_get_alone(load: Load) -> None:
+    family = load("sd")
+    requests = [ask(weights=weights, seed=seed) for seed in (1, 2) for weights in ("alice", None)]
+    alone = [draw(family, request)[0] for request in requests]
+    engine = Engine(family, TorchRunner("cpu", num_threads=1), budget=Budget(max_sets=2))
+    engine.start()
+    ends: queue.Queue[tuple[int, Finished]] = queue.Queue()
+
+    def listen(number: int, event: Event) -> None:
+        if not isinstance(event, Stepped):
+            assert isinstance(event, Finished), event
+            ends.put((number, event))
+
+    for number, request in enumerate(requests):
+        engine.add(str(number), request, partial(listen, number))
+    rows = []
+    for _ in requests:
+        number, finished = ends.get(timeout=60)
+        rows.append(finished.max_batch_rows)
+        assert np.abs(finished.pictures[0].pixels * 255 - alone[number]).max() <= 1
+    assert max(rows) == 4  # those of the same weights share their steps
+    engine.stop()
+
+
 def test_check_names_what_does_not_fit(
     load: Load, checkpoints: Path, user: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -214,9 +248,22 @@ def test_original_names_of_another_model_are_refused(
 def test_hub_that_cannot_be_reached_is_told_as_such(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InvalidRequest, match="cannot be read"):
         load("sd").check_weights(source("no/such--repo", "hub"), 2**40)
+
+
+def test_weights_stay_as_they_were_read_when_their_file_changes(
+    load: Load, user: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "sks.safetensors"
+    save_file(user["unet"], path)
+    modules = PersonalModules({"unet": load("sd").base.unet}, 0)  # type: ignore[attr-defined]
+    read = modules.read(source(path))["unet"]
+    with path.open("r+b") as file:
+        file.truncate(100)
+    for name, tensor in read.state_dict().items():
+        assert torch.equal(tensor, user["unet"][name]), name
 
 
 def test_load_that_finds_its_file_gone_fails_in_words(load: Load, tmp_path: Path) -> None:
@@ -251,3 +298,82 @@ def test_upload_in_a_bucket_is_checked_by_its_header_and_read(
     server.stop()
     with pytest.raises(GenerationFailed):
         modules.read(source(url.replace("sks", "gone"), "upload"))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Enough of Hugging Face's hub for one repository, ``owner/name``."""
+
+    files: dict[str, bytes]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path.startswith("/api/models/owner/name"):
+            siblings = [{"rfilename": n, "size": len(data)} for n, data in self.files.items()]
+            told = {"id": "owner/name", "modelId": "owner/name", "sha": COMMIT}
+            self._answer(json.dumps({**told, "siblings": siblings, "tags": []}).encode())
+            return
+        name = path.partition(f"/resolve/{COMMIT}/")[2]
+        if not path.startswith("/owner/name/") or name not in self.files:
+            self.send_error(404)
+            return
+        data = self.files[name]
+        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        part = data[int(asked[1]) : int(asked[2]) + 1] if asked else data
+        self._answer(
+            part, 206 if asked else 200, {"ETag": f'"{hash(data)}"', "X-Repo-Commit": COMMIT}
+        )
+
+    def _answer(
+        self, data: bytes, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_hub_id_is_checked_by_headers_pinned_and_read(
+    load: Load,
+    checkpoints: Path,
+    user: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = checkpoints / "sd-user"
+    paths = [
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+        folder / "unet" / "config.json",
+    ]
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHub", (Hub,), {"files": files}))
+    Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    family = load("sd")
+    hub = source("owner/name", "hub")
+    checked = family.check_weights(hub, 2**40)
+    assert (checked.location, checked.parts) == (f"owner/name@{COMMIT}", ("unet",))
+    assert checked.num_bytes == len(files["unet/diffusion_pytorch_model.safetensors"])
+    with pytest.raises(InvalidRequest, match="accepted: at most 9"):
+        family.check_weights(hub, 9)
+    modules = PersonalModules({"unet": family.base.unet}, 0)  # type: ignore[attr-defined]
+    read = modules.read(replace(hub, location=checked.location))["unet"].state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in user["unet"].items())
+    server.shutdown()
+    server.server_close()

@@ -85,6 +85,20 @@ async def test_generate_draws_with_the_callers_own_weights_first(tmp_path: Path)
     assert others == [None, None, None]
 
 
+async def test_openais_routes_draw_with_weights_by_name(tmp_path: Path) -> None:
+    models = fake_models()
+    async with serving(models, images_url=str(tmp_path)) as client:
+        await client.put(PATH, **upload())
+        body = {"prompt": "a", "model": "sd15-dreambooth", "size": "64x64"}
+        for weights in ("sks", "user_123"):
+            drawn = await client.post("/v1/images/generations", json={**body, "weights": weights})
+            assert drawn.is_success, drawn.text
+        unknown = await client.post("/v1/images/generations", json={**body, "weights": "eve"})
+        assert "unknown weights 'eve'; known: default" in error(unknown, 400)["message"]
+    assert [call.weights for call in models.calls] == ["sks", "user_123"]
+    assert [call.weights_source is not None for call in models.calls] == [True, False]
+
+
 async def test_models_of_one_owner_are_hidden_from_others(tmp_path: Path) -> None:
     async with serving(images_url=str(tmp_path), api_key="key") as client:
         assert (await client.put(PATH, **upload(), headers=basic("ann"))).is_success

@@ -307,7 +307,7 @@ def test_restore_faces_does_what_it_does_without_the_weights(sd: Served) -> None
         ({"alwayson_scripts": {"Prompt matrix": {}}}, 422, "selectable script"),
         ({"width": 4096}, 400, "4096"),
         ({"width": 8}, 400, "64"),
-        ({"steps": 0}, 400, "num_inference_steps 0"),
+        ({"steps": 0}, 400, "steps 0"),
         ({"seed": 2**32}, 400, "seed 4294967296"),
         ({"seed": -2}, 400, "seed -2"),
         ({"batch_size": 0}, 400, "batch_size 0"),
@@ -495,6 +495,19 @@ def test_progress_while_a_call_runs_and_interrupt_which_ends_it() -> None:
         assert len(sd.models.cancelled) == 1
         assert sd.post("/internal/progress", id_task="task(one)")["completed"] is True
         assert sd.get("/sdapi/v1/progress")["state"]["job_count"] == 0
+
+
+def test_skip_leaves_out_an_iteration_and_goes_on() -> None:
+    with sdapi_gateway(step_seconds=0.02) as sd:
+        body = {"prompt": "three", "width": 64, "height": 64, "seed": 4, "steps": 40, "n_iter": 3}
+        thread, answers = in_background(sd, T2I, **body)
+        wait_until(lambda: sd.get("/sdapi/v1/progress")["progress"] > 0.02)
+        assert sd.post("/sdapi/v1/skip") is None
+        thread.join(20)
+        answer = answers[0].json()
+        info = json.loads(answer["info"])
+        assert len(answer["images"]) == 2
+        assert info["all_seeds"] == [5, 6]
 
 
 def test_interrupt_keeps_the_pictures_that_are_finished() -> None:

@@ -499,6 +499,21 @@ async def test_interrupt_of_a_running_job_is_told_to_its_worker(rows: Rows) -> N
     assert await rows.jobs.interrupted("w") == frozenset()
 
 
+async def test_skips_of_a_running_job_are_counted_for_its_worker(rows: Rows) -> None:
+    job = await rows.jobs.add(make_job())
+    assert await rows.jobs.skip(job.id) == job
+    taken = await claim(rows.jobs)
+    assert await rows.jobs.skips("w") == {}
+    for _ in range(2):
+        await (await rows.another()).skip(job.id)
+    assert await rows.jobs.skips("w") == {job.id: 2}
+    assert await rows.jobs.skips("another") == {}
+    await rows.jobs.release(job.id, taken.token)
+    assert await rows.jobs.skips("w") == {}
+    await claim(rows.jobs)
+    assert await rows.jobs.skips("w") == {}
+
+
 async def test_interrupt_of_a_waiting_job_ends_it_without_pictures(rows: Rows) -> None:
     job = await rows.jobs.add(make_job())
     ended = await rows.jobs.interrupt(job.id)

@@ -25,7 +25,7 @@ from deployments.families.qwen_image_checkpoint import (
     refuse_unheard_guidance,
 )
 from deployments.families.qwen_image_text import image_processor
-from deployments.host import open_engine
+from deployments.opening import open_engine
 from tests.deployments.families.driver import draw
 from tests.deployments.families.qwen_image.stock import REFERENCE_PIXELS
 from tests.deployments.families.qwen_image.test_golden import difference, scene, want

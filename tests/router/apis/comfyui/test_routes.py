@@ -136,6 +136,18 @@ def test_an_id_that_still_runs_is_refused_and_one_that_ended_is_free(comfy: Comf
     assert list(comfy.get("/history")) == ["again"]
 
 
+def test_prompts_for_a_model_that_has_yet_to_start_may_come_again() -> None:
+    with comfyui_gateway(SDXL) as served:
+        comfy, graph = Comfy(served.http), drawn()
+        graph["4"]["inputs"]["ckpt_name"] = "late"
+        assert comfy.refused(graph)["type"] == "prompt_outputs_failed_validation"
+        served.models.start_later("late")
+        response = served.http.post("/prompt", json={"prompt": graph})
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) > 0
+        assert response.json()["error"]["type"] == "model_not_ready"
+
+
 def test_a_method_that_prompts_do_not_know_is_no_fault_of_ours(comfy: Comfy) -> None:
     response = comfy.http.put("/prompt", json={})
     assert response.status_code == 405
