@@ -53,6 +53,7 @@ class Waiting:
     work: float
     came: float
     num_overtaken: int = 0
+    has_fetched: bool = False
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -202,6 +203,8 @@ class Batcher:
         self._turn += 1
         if isinstance(work, Encode):
             self._num_encodes += 1
+        if isinstance(work, Fetch) and work.request_id in self._waiting:
+            self._waiting[work.request_id].has_fetched = True
         if isinstance(work, Fetch | Encode):
             for request_id in work.overtaken:
                 self._waiting[request_id].num_overtaken += 1
@@ -227,14 +230,19 @@ class Batcher:
             return None
         overtaken: list[str] = []
         ready: Encode | None = None
+        is_closed = False
         for waiting in sorted(self._waiting.values(), key=lambda w: w.came + w.work):
+            # NOTE: who has had weights fetched is let in all the same: the room that they take is
+            # what others wait for.
+            if is_closed and not waiting.has_fetched:
+                continue
             match stand(waiting.weights, waiting.num_bytes):
                 case Stand.ABSENT:
                     return Fetch(waiting.request_id, tuple(overtaken))
                 case Stand.READY:
                     ready = ready or Encode(waiting.request_id, tuple(overtaken))
                 case Stand.NO_ROOM if waiting.num_overtaken >= MAX_OVERTAKEN:
-                    return ready
+                    is_closed = True
                 case Stand.NO_ROOM:
                     overtaken.append(waiting.request_id)
         return ready

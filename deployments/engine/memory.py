@@ -173,8 +173,10 @@ class WeightsPool:
         return self._load_into(name, resident)
 
     def release(self, name: str | None) -> None:
-        """One user of the set is done with it."""
+        """One user of the set is done with it; of one that could not be fetched, there is none."""
         with self._lock:
+            if name in self._failures:
+                return
             resident = self._residents[name]
             assert resident.num_users > 0
             resident.num_users -= 1
@@ -231,19 +233,17 @@ class WeightsPool:
     def _load_apart(self, name: str | None, resident: Resident) -> Any:
         try:
             return self._load_into(name, resident)
-        except Exception as error:
-            with self._lock:
-                self._failures[name] = error
-            raise
         finally:
             self._on_loaded()
 
     def _load_into(self, name: str | None, resident: Resident) -> Any:
         try:
             weights = self._load_fitting(name)
-        except BaseException:
+        except Exception as error:
             with self._lock:
                 del self._residents[name]
+                if resident.loading is not None:
+                    self._failures[name] = error
             raise
         with self._lock:
             resident.weights, resident.num_bytes = weights, weights.num_bytes

@@ -174,6 +174,18 @@ def test_weights_without_room_are_passed_over_a_few_times_only(
     assert made.choose(always) == Encode("blocked")
 
 
+def test_who_has_had_weights_fetched_passes_who_waits_for_that_room() -> None:
+    stands = {"v": Stand.LOADING, "w": Stand.NO_ROOM, None: Stand.READY}
+    made = batcher()
+    made.add("blocked", "w", 1.0)
+    made.add("fetched", "v", 2.0)
+    made.record(Fetch("fetched", ("blocked",) * MAX_OVERTAKEN))
+    made.add("another", None, 1.5)
+    assert made.choose(lambda weights, _: stands[weights]) is None
+    stands["v"] = Stand.READY
+    assert made.choose(lambda weights, _: stands[weights]) == Encode("fetched")
+
+
 def test_weights_on_their_way_hold_up_nobody() -> None:
     made = batcher()
     made.add("waiting", "w", 1.0)

@@ -196,6 +196,7 @@ def test_fetch_that_fails_is_told_once_and_may_be_tried_again() -> None:
     reader.error = GenerationFailed("weights 'a' cannot be read")
     reader.fetch("a")
     assert reader.pool.stand("a") is Stand.LOADING  # until the failure is taken
+    reader.pool.release("a")
     assert reader.pool.take_failures() == {"a": reader.error}
     assert reader.pool.take_failures() == {}
     assert reader.pool.stand("a") is Stand.ABSENT

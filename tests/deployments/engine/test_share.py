@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
+from time import sleep
 from typing import Any
 
 import pytest
 
 from deployments.config import ModelConfig
 from deployments.engine.calibration import CAUTION, calibrate
+from deployments.engine.events import Finished
 from deployments.engine.inline import InlineRunner
 from deployments.engine.memory import Budget, Stand, WeightsPool
 from deployments.engine.share import OVERHEAD, Appetite, Share, num_rows, told
-from deployments.errors import OutOfMemory
+from deployments.errors import GenerationFailed, OutOfMemory
 from deployments.families.fake import NUM_BYTES, FakeFamily, FakeWeights
 from deployments.types import GenerationRequest, SamplingParams, SecondPass
 
@@ -148,3 +151,38 @@ def test_calibration_measures_what_the_runner_tells() -> None:
 def test_the_sums_need_no_torch() -> None:
     code = "import sys, deployments.engine.share; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_storm_ends_for_everybody_and_nothing_stays_held(
+    seed: int, build_engine: Any, ask: Any
+) -> None:
+    chance = random.Random(seed)
+
+    class Unreliable(FakeFamily):
+        """Now and then a set cannot be read, or memory does not hold it."""
+
+        def load_weights(self, name: str | None) -> FakeWeights:
+            sleep(chance.random() * 0.004)
+            if name is not None and chance.random() < 0.1:
+                raise chance.choice([MemoryError(), GenerationFailed("weights cannot be read")])
+            return super().load_weights(name)
+
+    names = [f"user {k}" for k in range(9)]
+    family = Unreliable(ModelConfig(family="fake", personal=dict.fromkeys(names, "/w")))
+    share = share_of((1.5 + seed) * NUM_BYTES, denoise=1000.0, decode=500.0)
+    engine = build_engine(family, share=share, budget=Budget(max_sets=3))
+    heard = []
+    for k in range(80):
+        side = chance.choice([64, 64, 128])
+        weights = chance.choice([None, *names])
+        heard.append(ask(engine, str(k), weights=weights, width=side, height=side))
+        if chance.random() < 0.2:
+            engine.cancel(str(chance.randrange(k + 1)))
+        if chance.random() < 0.2:
+            sleep(0.002)
+    assert any(isinstance(one.end(), Finished) for one in heard)
+    for one in heard:
+        one.end()
+    while engine.load().weight_bytes:  # a set that nobody waits for may still be on its way
+        engine.evict()

@@ -220,7 +220,9 @@ def test_load_weights_of_a_folder_without_text_encoder_keeps_the_base_s(
     family = family_class("stable-diffusion").load(config, "cpu", "float32")
     own = family.load_weights("dave")
     assert own.pipeline.text_encoder is family.base.text_encoder
-    with pytest.raises(GenerationFailed, match="weights 'erin' do not fit this model: there is no unet"):
+    with pytest.raises(
+        GenerationFailed, match="weights 'erin' do not fit this model: there is no unet"
+    ):
         family.load_weights("erin")
 
 

@@ -313,6 +313,13 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path.startswith("/api/models/owner/name/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": str(hash(data))}
+                for name, data in self.files.items()
+            ]
+            self._answer(json.dumps(tree).encode())
+            return
         if path.startswith("/api/models/owner/name"):
             siblings = [{"rfilename": n, "size": len(data)} for n, data in self.files.items()]
             told = {"id": "owner/name", "modelId": "owner/name", "sha": COMMIT}

@@ -63,7 +63,7 @@ def test_skies_are_those_of_the_time_of_day(name: str, prompt: str, time: str) -
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("size", [(64, 64), (384, 256), (512, 512)])
+@pytest.mark.parametrize("size", [(192, 192), (384, 256), (512, 512)])
 def test_compositions_fill_every_size(name: str, size: tuple[int, int]) -> None:
     height, width = size
     picture = drawer(name)("a red circle on a blue background", height=height, width=width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import resource
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import InvalidRequest, NotFound, StorageFailure
-from router.store.images import ImageStore
+from router.store.images import ImageStore, MemoryImageStore
 from router.store.object_images import ObjectImageStore
 from tests.router.store.conftest import Bucket
 
@@ -248,3 +249,31 @@ async def test_url_when_it_is_memory() -> None:
     await images.put("a/b", b"x")
 
     assert await keys(images) == await keys(images, "a") == ["a/b"]
+
+
+async def test_file_when_put_is_kept_from_where_it_stands(
+    images: ImageStore, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 50_000
+    with (tmp_path / "weights").open("wb+") as file:
+        file.write(data)
+        file.seek(256)
+        await images.put_file("weights/a b.safetensors", file)
+    kept = await images.stat("weights/a b.safetensors")
+    assert kept is not None
+    assert kept.num_bytes == len(data) - 256
+    assert await images.get("weights/a b.safetensors") == data[256:]
+    with pytest.raises(InvalidRequest):
+        await images.put_file("../weights", io.BytesIO(b"x"))
+
+
+def test_urls_lead_other_processes_to_the_bytes_without_credentials(tmp_path: Path) -> None:
+    assert MemoryImageStore().url("a") is None
+    assert ObjectImageStore("memory://").url("a") is None
+    disk = ObjectImageStore(str(tmp_path / "x y"))
+    assert disk.url("a/b c") == f"file://{tmp_path}/x%20y/a/b%20c"
+    query = "access_key_id=AKIA&secret_access_key=s3cr3t&session_token=t&region=us-east-1"
+    bucket = ObjectImageStore(f"s3://bucket/in/side?endpoint_url=http://host:1&{query}")
+    assert bucket.url("a/b c") == (
+        "s3://bucket/in/side/a/b%20c?endpoint_url=http%3A%2F%2Fhost%3A1&region=us-east-1"
+    )
