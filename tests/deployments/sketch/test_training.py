@@ -148,7 +148,7 @@ def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:
 
     def loss(progress: float) -> torch.Tensor:
         assert 0 <= progress < 1
-        value = (model(inputs) - inputs.roll(1, dims=1)).square().mean()
+        value: torch.Tensor = (model(inputs) - inputs.roll(1, dims=1)).square().mean()
         losses.append(float(value.detach()))
         return value
 

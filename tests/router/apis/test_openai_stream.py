@@ -131,7 +131,7 @@ def test_leaving_a_stream_cancels_its_job(slow: Gateway) -> None:
         client.stream("POST", "/v1/images/generations", json=body),
     ):
         wait_until(lambda: slow.jobs[-1].status is JobStatus.IN_PROGRESS)
-    wait_until(lambda: is_last_cancelled(slow), 3)
+    wait_until(lambda: is_last_cancelled(slow), 6)
 
 
 @pytest.mark.parametrize("path", ["generations", "edits"])
@@ -140,7 +140,7 @@ def test_leaving_a_plain_request_cancels_its_job(slow: Gateway, path: str) -> No
     sent = {"data": LONG, "files": {"images": picture()}} if path == "edits" else {"json": LONG}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{slow.url}/v1/images/{path}", timeout=0.5, **sent)  # type: ignore[arg-type]
-    wait_until(lambda: is_last_cancelled(slow), 3)
+    wait_until(lambda: is_last_cancelled(slow), 6)
 
 
 # -- coming back ------------------------------------------------------------------------------
