@@ -169,6 +169,11 @@ def locate(weights: str) -> str:
     return weights
 
 
+def allowed_device(configured: str) -> str:
+    """The configured device; ``cpu`` where the variable ``USE_GPU`` forbids any other."""
+    return "cpu" if variable("USE_GPU").lower() in ("false", "0", "no") else configured
+
+
 def variable(name: str) -> str:
     """A variable of the environment, else of ``.env`` in the working directory, else empty."""
     return (os.environ.get(name) or dotenv_values(".env").get(name) or "").strip()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
-from deployments.config import Strict, locate, variable
+from deployments.config import Strict, allowed_device, locate
 from deployments.errors import (
     AtelierError,
     Cancelled,
@@ -216,8 +216,7 @@ def open_captioner(config: DescriberConfig) -> OpenedCaptioner:
     from deployments.engine.runner import TorchRunner, pick_device, pick_dtype
     from deployments.families.captioner import Captioner
 
-    may_use_gpu = variable("USE_GPU").lower() not in ("false", "0", "no")
-    device = pick_device(config.device if may_use_gpu else "cpu")
+    device = pick_device(allowed_device(config.device))
     dtype = pick_dtype(config.dtype, device)
     captioner = Captioner(
         locate(config.weights),

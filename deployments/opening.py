@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from deployments.config import FAMILY_OPTIONS, ModelConfig, variable
+from deployments.config import FAMILY_OPTIONS, ModelConfig, allowed_device
 from deployments.engine.calibration import calibrate
 from deployments.engine.engine import UNBOUNDED, Engine
 from deployments.engine.inline import InlineRunner, Runner
@@ -41,8 +41,7 @@ def open_engine(config: ModelConfig, num_gpus: float = 0.0) -> OpenedEngine:
     if family_type.uses_torch:
         from deployments.engine.runner import TorchRunner, pick_device, pick_dtype
 
-        may_use_gpu = variable("USE_GPU").lower() not in ("false", "0", "no")
-        device = pick_device(config.device if may_use_gpu else "cpu")
+        device = pick_device(allowed_device(config.device))
         dtype = pick_dtype(config.dtype, device)
         runner = TorchRunner(device, config.num_threads)
     _check(config, family_type)

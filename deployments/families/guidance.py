@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deployments.families.walk import asked_step, sigma
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -53,6 +53,23 @@ def leave_out_negative(state: RequestState) -> None:
         return
     if sigma(state.scheduler, state.timesteps[following : following + 1]) < least:
         state.num_left_out = sum(branch.is_negative for branch in state.branches)
+
+
+def settle(state: RequestState, drawn: Tensor, aim: Callable[[], Tensor]) -> None:
+    """End a visit with the latents that its scheduler drew.
+
+    Args:
+        aim: gives the clean latents that the visit aimed at; asked only where they are shown, or
+            are the picture because its walk is cut here.
+    """
+    state.latents = drawn
+    is_cut_here = state.extra["walk"].is_cut and state.step + 1 == state.num_timesteps
+    if state.request.num_previews or is_cut_here:
+        state.extra["preview"] = aimed = aim()
+        state.latents = aimed if is_cut_here else drawn
+    if "kept" in state.extra:
+        state.latents = blended(state)
+    leave_out_negative(state)
 
 
 def blended(state: RequestState) -> Tensor:

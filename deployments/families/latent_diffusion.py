@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import torch
@@ -21,7 +22,7 @@ from deployments.families.base import Family
 from deployments.families.checkpoint import Weights, num_bytes, read_pipeline
 from deployments.families.fitter import Fitter
 from deployments.families.given import Given, undrawn_latents
-from deployments.families.guidance import blended, conditioning_of, guided, leave_out_negative
+from deployments.families.guidance import conditioning_of, guided, settle
 from deployments.families.lora_file import convert_stable_diffusion
 from deployments.families.lora_source import open_loras
 from deployments.families.personal import PersonalModules
@@ -188,21 +189,16 @@ class LatentDiffusion(Family):
 
     def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
         """Guide, step, and while inpainting bring the kept part to the next noise level."""
-        params, walk = state.request.params, state.extra["walk"]
+        params = state.request.params
         prediction = guided(state, predictions)
         timestep, before = state.timesteps[state.step], state.latents
         output = schedulers.step(
             state.scheduler, prediction, timestep, before, params=params, generator=state.generator
         )
-        state.latents = output.prev_sample
-        is_cut_here = walk.is_cut and state.step + 1 == state.num_timesteps
-        if state.request.num_previews or is_cut_here:
-            clean = schedulers.clean_latents(state.scheduler, output, prediction, timestep, before)
-            state.extra["preview"] = clean
-            state.latents = clean if is_cut_here else state.latents
-        if "kept" in state.extra:
-            state.latents = blended(state)
-        leave_out_negative(state)
+        aim = partial(
+            schedulers.clean_latents, state.scheduler, output, prediction, timestep, before
+        )
+        settle(state, output.prev_sample, aim)
 
     def follow(self, state: RequestState) -> bool:
         """Enlarge the first pass's end and noise it for the second, as image-to-image does."""

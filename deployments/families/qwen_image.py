@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from math import isqrt
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,7 +23,7 @@ from deployments.families.checkpoint import Weights, num_bytes
 from deployments.families.fitter import Fitter
 from deployments.families.flow_schedulers import FLOW_SCHEDULERS, clean, noised
 from deployments.families.given import Given, GivenFlow, undrawn_latents
-from deployments.families.guidance import blended, leave_out_negative
+from deployments.families.guidance import settle
 from deployments.families.lora_file import convert_qwen_image
 from deployments.families.lora_source import open_loras
 from deployments.families.qwen_image_autoencoder import QwenAutoencoder
@@ -163,7 +164,7 @@ class QwenImage(Family):
 
     def advance(self, state: RequestState, predictions: Sequence[Tensor]) -> None:
         """Guide, step, and while inpainting bring the kept part to the next noise level."""
-        params, walk = state.request.params, state.extra["walk"]
+        params = state.request.params
         branches = state.branches[: len(predictions)]
         tokens = guided(branches, predictions, self._guidance(state.request))
         flow = unpack(tokens, *state.latents.shape[2:])
@@ -171,14 +172,7 @@ class QwenImage(Family):
         output = schedulers.step(
             state.scheduler, flow, timestep, before, params=params, generator=state.generator
         )
-        state.latents = output.prev_sample
-        is_cut_here = walk.is_cut and state.step + 1 == state.num_timesteps
-        if state.request.num_previews or is_cut_here:
-            state.extra["preview"] = aimed = clean(before, flow, timestep)
-            state.latents = aimed if is_cut_here else state.latents
-        if "kept" in state.extra:
-            state.latents = blended(state)
-        leave_out_negative(state)
+        settle(state, output.prev_sample, partial(clean, before, flow, timestep))
 
     def follow(self, state: RequestState) -> bool:
         """Enlarge the first pass's end and noise it for the second, as image-to-image does."""

@@ -154,3 +154,8 @@ def _pace(progress: float) -> float:
 def save_half(module: Any, folder: Path) -> None:
     """Write a copy in float16 safetensors."""
     copy.deepcopy(module).half().save_pretrained(folder, safe_serialization=True)
+
+
+def save_first(folder: Path, modules: Any) -> None:
+    """The first of a lesson's modules, in half precision."""
+    save_half(modules[0], folder)

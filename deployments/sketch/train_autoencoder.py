@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from deployments.sketch.lesson import Lesson, pick_device, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait, random_scene
 from deployments.sketch.thumbnails import thumbnail_autoencoder, thumbnails
@@ -51,7 +51,7 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
     vae.decoder.requires_grad_(True)
     vae.to(pick_device(), memory_format=torch.channels_last)
     lesson = Lesson([vae], minutes=minutes, rate=8e-3, memory=0.99)
-    lesson.run(lambda _progress: _loss(vae, rng), partial(_save, folder))
+    lesson.run(lambda _progress: _loss(vae, rng), partial(save_first, folder))
 
 
 def _loss(vae: Any, rng: Random) -> Tensor:
@@ -79,10 +79,6 @@ def _picture(rng: Random, width: int, height: int) -> Tensor:
         pixels = pixels[rng.sample(range(3), 3)] * rng.uniform(0.4, 1) * rng.choice((1, -1))
         pixels = pixels + torch.empty(3, 1, 1).uniform_(-0.3, 0.3)
     return pixels.clamp(-1, 1)
-
-
-def _save(folder: Path, modules: Any) -> None:
-    save_half(modules[0], folder)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.lesson import Lesson, pick_device, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
@@ -59,7 +59,7 @@ def teach(folder: Path, minutes: float, *, begin: float, times: int, seed: int) 
         text = embed(tokenizer, encoder, forgotten(captions, rng))
         return denoising_loss(model, clean.to(model.device), text, form)
 
-    lesson.run(loss, partial(_save, folder / "unet"))
+    lesson.run(loss, partial(save_first, folder / "unet"))
 
 
 def read_unet(folder: Path) -> Any:
@@ -129,10 +129,6 @@ def random_timesteps(count: int, form: Format) -> Tensor:
     timesteps = (uniform * NUM_TIMESTEPS).long().clamp(0, NUM_TIMESTEPS - 1)
     is_pure = torch.rand(count) < _PURE_NOISE
     return torch.where(is_pure, NUM_TIMESTEPS - 1, timesteps)
-
-
-def _save(folder: Path, modules: Any) -> None:
-    save_half(modules[0], folder)
 
 
 def main() -> None:

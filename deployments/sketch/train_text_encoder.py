@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.captions import captions
-from deployments.sketch.lesson import Lesson, pick_device, save_half
+from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.meaning import QUESTIONS, answers
 from deployments.sketch.tokenizer import MAX_LENGTH, learn_tokenizer
 from deployments.sketch.wording import captioned
@@ -70,7 +70,7 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
     lesson = Lesson([encoder, head], minutes=minutes, rate=3e-2, memory=0.99)
     lesson.run(
         lambda _progress: _loss(tokenizer, encoder, head, rng),
-        partial(_save, folder / "text_encoder"),
+        partial(save_first, folder / "text_encoder"),
     )
 
 
@@ -99,10 +99,6 @@ def _loss(tokenizer: Any, encoder: Any, head: Any, rng: Random) -> Tensor:
     for index, part in enumerate(logits.split([1 + len(c) for c in QUESTIONS.values()], dim=1)):
         total = total + cross_entropy(part, wanted[:, index])
     return total / len(QUESTIONS)
-
-
-def _save(folder: Path, modules: Any) -> None:
-    save_half(modules[0], folder)
 
 
 def main() -> None:

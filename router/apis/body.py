@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -48,7 +48,7 @@ def parse_json(body: bytes | str) -> Any:
         raise _too_deep() from None
     except (ValueError, UnicodeDecodeError):
         raise InvalidRequest("the body is not valid JSON") from None
-    _check_depth(value)
+    _check_values(value)
     return value
 
 
@@ -56,25 +56,31 @@ def _refuse_constant(name: str) -> Any:
     raise InvalidRequest(f"JSON holds {name}; accepted: finite numbers")
 
 
-def _check_depth(value: Any) -> None:
-    layer, depth = [value], 0
+def layers(value: Any) -> Iterator[list[Any]]:
+    """The values of JSON by their depth, the keys of objects among them."""
+    layer = [value]
     while layer:
-        depth += 1
-        if depth > MAX_JSON_DEPTH:
-            raise _too_deep()
+        yield layer
         following: list[Any] = []
         for item in layer:
             if isinstance(item, dict):
                 following.extend((*item, *item.values()))
             elif isinstance(item, list):
                 following.extend(item)
-            elif isinstance(item, float) and item in (float("inf"), float("-inf")):
+        layer = following
+
+
+def _check_values(value: Any) -> None:
+    for depth, layer in enumerate(layers(value), 1):
+        if depth > MAX_JSON_DEPTH:
+            raise _too_deep()
+        for item in layer:
+            if isinstance(item, float) and item in (float("inf"), float("-inf")):
                 _refuse_constant("Infinity")  # such as 1e999
             elif isinstance(item, str) and not _is_text(item):
                 raise InvalidRequest(
                     "JSON holds NUL or half a surrogate pair; accepted: Unicode text"
                 )
-        layer = following
 
 
 def _is_text(value: str) -> bool:

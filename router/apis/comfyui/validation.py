@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from router.apis.body import layers
 from router.apis.comfyui.bounds import find_excesses
 from router.apis.comfyui.complaint import Complaint, complain, has_no_class, has_unknown_class
 from router.apis.comfyui.graph import MAX_NODES, Graph
@@ -118,27 +119,13 @@ def _find_excess(prompt: Any) -> Complaint | None:
     if any(len(node_id) > MAX_ID for node_id in prompt):
         return _refuse(f"the id of a node is too long; accepted: at most {MAX_ID} characters")
     num_characters = 0
-    for depth, layer in enumerate(_layers(prompt)):
+    for depth, layer in enumerate(layers(prompt)):
         if depth > MAX_NESTING:
             return _refuse(f"it is nested too deeply; accepted: at most {MAX_NESTING} levels")
         num_characters += sum(len(item) for item in layer if isinstance(item, str))
     if num_characters > MAX_CHARACTERS:
         return _refuse(f"its texts are too long; accepted: at most {MAX_CHARACTERS} characters")
     return None
-
-
-def _layers(value: Any) -> Iterator[list[Any]]:
-    """The values of JSON by their depth, keys among them."""
-    layer = [value]
-    while layer:
-        yield layer
-        following: list[Any] = []
-        for item in layer:
-            if isinstance(item, dict):
-                following.extend((*item, *item.values()))
-            elif isinstance(item, list):
-                following.extend(item)
-        layer = following
 
 
 def _refuse(reason: str) -> Complaint:
