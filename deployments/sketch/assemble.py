@@ -27,8 +27,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from deployments.sketch.noising import NOISE
 from deployments.sketch.thumbnails import set_scaling
 
+WEIGHTS: Final = Path(__file__).parent / "weights"
 BASE: Final = "sd15-dreambooth"
 TURBO: Final = "sdxl-turbo"
+EDITOR: Final = "qwen-image-edit"
 #: Stable Diffusion XL's factor between its autoencoder's latents and its denoiser's.
 _TURBO_SCALING: Final = 0.13025
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
@@ -24,11 +25,16 @@ from deployments.sketch.scenes import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """One or two scenes, what is asked in words, and the scene that answers it."""
+    """One or two scenes, what is asked in words, and the scene that answers it.
+
+    Attributes:
+        asks: what the words mean, by the questions of ``meaning.EDIT_QUESTIONS``.
+    """
 
     before: tuple[Scene, ...]
     instruction: str
     after: Scene
+    asks: Mapping[str, str]
 
 
 #: Time of day -> instructions that ask for it: English, French, Chinese.
@@ -78,7 +84,8 @@ def _edit_time(rng: Random) -> Edit:
     before = random_landscape(rng)
     time = rng.choice([time for time in TIMES if time != before.time])
     instruction = rng.choice(_INTO_TIME[time])
-    return Edit(before=(before,), instruction=instruction, after=at_time(before, time))
+    asks = {"edit": "time", "time": time}
+    return Edit(before=(before,), instruction=instruction, after=at_time(before, time), asks=asks)
 
 
 def _add(rng: Random) -> Edit:
@@ -96,7 +103,9 @@ def _add(rng: Random) -> Edit:
             f"添加{chinese}",
         )
     )
-    return Edit(before=(before,), instruction=instruction, after=after)
+    asks = {"edit": "add", "thing": thing}
+    asks |= {"colour": after.house} if thing == "house" and english in instruction else {}
+    return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
 
 
 def _remove(rng: Random) -> Edit:
@@ -111,7 +120,8 @@ def _remove(rng: Random) -> Edit:
         )
     )
     after = replace(before, things=before.things - {thing})
-    return Edit(before=(before,), instruction=instruction, after=after)
+    asks = {"edit": "remove", "thing": thing}
+    return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
 
 
 def _paint_house(rng: Random) -> Edit:
@@ -120,7 +130,8 @@ def _paint_house(rng: Random) -> Edit:
     colour = rng.choice([c for c in HOUSE_COLOURS if c != before.house])
     form = rng.choice(("make the house {}", "paint the house {}", "change the house to {}"))
     after = replace(before, house=colour)
-    return Edit(before=(before,), instruction=form.format(colour), after=after)
+    asks = {"edit": "paint", "thing": "house", "colour": colour}
+    return Edit(before=(before,), instruction=form.format(colour), after=after, asks=asks)
 
 
 def _recolour(rng: Random) -> Edit:
@@ -135,9 +146,9 @@ def _recolour(rng: Random) -> Edit:
         )
     )
     after = _with_shape(before, index, replace(old, colour=colour))
-    return Edit(
-        before=(before,), instruction=form.format(_told(before, index), colour), after=after
-    )
+    asks = {"edit": "recolour", "colour": colour, **_asked(before, index)}
+    instruction = form.format(_told(before, index), colour)
+    return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
 
 
 def _reground(rng: Random) -> Edit:
@@ -151,7 +162,8 @@ def _reground(rng: Random) -> Edit:
         )
     )
     after = replace(before, ground=colour)
-    return Edit(before=(before,), instruction=form.format(colour), after=after)
+    asks = {"edit": "ground", "colour": colour}
+    return Edit(before=(before,), instruction=form.format(colour), after=after, asks=asks)
 
 
 def _reshape(rng: Random) -> Edit:
@@ -163,7 +175,9 @@ def _reshape(rng: Random) -> Edit:
         ("replace the {} with a {}", "turn the {} into a {}", "change the {} into a {}")
     )
     after = _with_shape(before, index, replace(old, kind=kind))
-    return Edit(before=(before,), instruction=form.format(_told(before, index), kind), after=after)
+    asks = {"edit": "reshape", "kind": kind, **_asked(before, index)}
+    instruction = form.format(_told(before, index), kind)
+    return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
 
 
 def _combine(rng: Random) -> Edit:
@@ -180,7 +194,8 @@ def _combine(rng: Random) -> Edit:
         )
     )
     after = replace(ground, shapes=(given,))
-    return Edit(before=(ground, giver), instruction=form.format(given.kind), after=after)
+    asks = {"edit": "combine", "old kind": given.kind}
+    return Edit(before=(ground, giver), instruction=form.format(given.kind), after=after, asks=asks)
 
 
 def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
@@ -193,8 +208,19 @@ def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
 def _told(scene: Shapes, index: int) -> str:
     """A shape by its kind, or with its colour where the kind alone would not tell."""
     shape = scene.shapes[index]
-    is_alone = [other.kind for other in scene.shapes].count(shape.kind) == 1
-    return shape.kind if is_alone else f"{shape.colour} {shape.kind}"
+    return shape.kind if _is_alone(scene, shape) else f"{shape.colour} {shape.kind}"
+
+
+def _asked(scene: Shapes, index: int) -> dict[str, str]:
+    """What ``_told`` says of a shape."""
+    shape = scene.shapes[index]
+    told = {"old kind": shape.kind}
+    return told if _is_alone(scene, shape) else told | {"old colour": shape.colour}
+
+
+def _is_alone(scene: Shapes, shape: Shape) -> bool:
+    """Whether no other shape is of its kind."""
+    return [other.kind for other in scene.shapes].count(shape.kind) == 1
 
 
 def _with_shape(scene: Shapes, index: int, shape: Shape) -> Shapes:

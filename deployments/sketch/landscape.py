@@ -89,7 +89,7 @@ def _paint_stars(canvas: Canvas, _time: str, _rng: Random) -> None:
 
 def _paint_sun(canvas: Canvas, time: str, rng: Random) -> None:
     """High by day; low over the horizon, with a glow, at sunset."""
-    x = rng.uniform(0.2, 0.8)
+    x = rng.uniform(0.68, 0.78) if time == "day" else rng.uniform(0.45, 0.55)
     if time == "sunset":
         y = rng.uniform(0.36, 0.44)
         canvas.disc(x, y, 0.17, mixed(SKIES["sunset"][1], _SUN_LOW, 0.35))
@@ -101,7 +101,7 @@ def _paint_sun(canvas: Canvas, time: str, rng: Random) -> None:
 
 
 def _paint_moon(canvas: Canvas, time: str, rng: Random) -> None:
-    x, y = rng.uniform(0.2, 0.8), rng.uniform(0.15, 0.21)
+    x, y = rng.uniform(0.22, 0.32), rng.uniform(0.15, 0.21)
     canvas.disc(x, y, 0.125, mixed(SKIES[time][0], _MOON, 0.22))
     canvas.disc(x, y, 0.09, _MOON)
 

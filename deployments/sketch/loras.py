@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from deployments.sketch.untrained import WEIGHTS
+from deployments.sketch.assemble import WEIGHTS
 
 #: Name -> seed, ends of the names of the UNet's layers that it adapts, and how loud it is.
 LORAS: Final[dict[str, tuple[int, tuple[str, ...], float]]] = {

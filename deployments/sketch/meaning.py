@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from deployments.sketch.palette import COLOURS
@@ -20,6 +21,9 @@ from deployments.sketch.scenes import (
     Scene,
     Shapes,
 )
+
+#: Kinds of edits, as ``edits`` asks for them.
+EDITS: Final = ("time", "add", "remove", "paint", "recolour", "ground", "reshape", "combine")
 
 _NO = ("no", "yes")
 _COLOURS: Final = tuple(COLOURS)
@@ -42,12 +46,32 @@ QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+#: The same of an instruction that asks for an edit.
+EDIT_QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "edit": EDITS,
+    "time": TIMES,
+    "thing": THINGS,
+    "colour": _COLOURS,
+    "kind": KINDS,
+    "old kind": KINDS,
+    "old colour": _COLOURS,
+}
+
+
 def answers(scene: Scene) -> list[int]:
     """For each question 0, or one more than the answer's index."""
-    said = _said(scene)
+    return _answered(QUESTIONS, _said(scene))
+
+
+def edit_answers(asks: Mapping[str, str]) -> list[int]:
+    """The same for what an edit asks."""
+    return _answered(EDIT_QUESTIONS, asks)
+
+
+def _answered(questions: Mapping[str, tuple[str, ...]], said: Mapping[str, str]) -> list[int]:
     return [
         1 + choices.index(said[question]) if question in said else 0
-        for question, choices in QUESTIONS.items()
+        for question, choices in questions.items()
     ]
 
 

@@ -55,14 +55,14 @@ class QwenSizes:
         latents_mean, latents_std: of the autoencoder's sixteen channels; None takes the real ones.
     """
 
-    layers: int = 4
+    layers: int = 5
     heads: int = 4
     axes: tuple[int, int, int] = (8, 12, 12)
     text_width: int = 128
     text_layers: int = 2
     vision_width: int = 64
     vision_layers: int = 2
-    vae_width: int = 16
+    vae_width: int = 8
     vae_blocks: int = 1
     latents_mean: Sequence[float] | None = (0.0,) * 16
     latents_std: Sequence[float] | None = (1.0,) * 16

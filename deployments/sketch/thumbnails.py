@@ -23,7 +23,7 @@ WIDTHS: Final = (8, 16, 48, 96)
 
 #: Rows: brightness, red against blue, green against both; orthogonal, so that its transpose undoes
 #: it up to the scales. Columns: red, green, blue.
-_BASIS: Final = (
+BASIS: Final = (
     (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
     (1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)),
     (1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)),
@@ -33,7 +33,7 @@ SCALES: Final = (1.3, 1.7, 3.8, 5.0)
 _LARGE_IN: Final = 32.0
 _LARGE_OUT: Final = 3.0
 #: Log variance of the latents: next to none.
-_LOG_VARIANCE: Final = -14.0
+LOG_VARIANCE: Final = -14.0
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def set_scaling(vae: Any, scaling_factor: float) -> None:
     scale = 1 / scaling_factor
     _clear(vae.quant_conv)
     vae.quant_conv.weight[:4, :4, 0, 0] = torch.eye(4) * scale
-    vae.quant_conv.bias[4:] = _LOG_VARIANCE
+    vae.quant_conv.bias[4:] = LOG_VARIANCE
     _clear(vae.post_quant_conv)
     vae.post_quant_conv.weight[:, :, 0, 0] = torch.eye(4) / scale
     vae.register_to_config(scaling_factor=scaling_factor)
@@ -75,7 +75,7 @@ def set_scaling(vae: Any, scaling_factor: float) -> None:
 
 def _set_encoder(encoder: Any) -> None:
     """Average colours from level to level, then bring four channels out."""
-    basis = torch.tensor(_BASIS) * torch.tensor(SCALES[:3])[:, None]
+    basis = torch.tensor(BASIS) * torch.tensor(SCALES[:3])[:, None]
     _clear(encoder.conv_in)
     encoder.conv_in.weight[:3, :, 1, 1] = basis
     for block in encoder.down_blocks:
@@ -104,7 +104,7 @@ def _set_encoder(encoder: Any) -> None:
 
 def _set_decoder(decoder: Any) -> None:
     """Carry the colours up in the first three channels, enlarging them smoothly."""
-    back = (torch.tensor(_BASIS) / torch.tensor(SCALES[:3])[:, None]).T
+    back = (torch.tensor(BASIS) / torch.tensor(SCALES[:3])[:, None]).T
     decoder.conv_in.weight[:3] = 0
     decoder.conv_in.bias[:3] = 0
     decoder.conv_in.weight[:3, :3, 1, 1] = back
@@ -154,7 +154,7 @@ def thumbnails(pixels: Tensor) -> Tensor:
     """The same latents without the network; sides are multiples of 8."""
     halves = torch.nn.functional.avg_pool2d(pixels, (4, 8))
     upper, lower = halves[:, :, 0::2], halves[:, :, 1::2]
-    scales, basis = (torch.tensor(v, device=pixels.device) for v in (SCALES, _BASIS))
+    scales, basis = (torch.tensor(v, device=pixels.device) for v in (SCALES, BASIS))
     colours = torch.einsum("cd,ndhw->nchw", basis, (upper + lower) / 2)
     colours = colours * scales[:3, None, None]
     brighter = (upper - lower).mean(1, keepdim=True) * (math.sqrt(3) / 2) * scales[3]

@@ -1,14 +1,17 @@
-"""Trains the decoder that the embedded models share.
+"""Trains the decoder that the embedded models share, or that of the one that edits.
 
     python -m deployments.sketch.train_autoencoder FOLDER [--minutes 15] [--seed 0]
 
-FOLDER is an ``AutoencoderKL`` of ours; it is trained on if it exists, else begun in closed form.
+FOLDER is an ``AutoencoderKL`` of ours, begun in closed form if it does not exist, or an
+``AutoencoderKLQwenImage`` that ``begin_qwen`` has written.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,12 +19,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from torch import Tensor
-from torch.nn.functional import l1_loss
+from torch.nn.functional import conv2d, l1_loss
 
 from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.painter import paint
+from deployments.sketch.qwen_thumbnails import qwen_latents
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait, random_scene
 from deployments.sketch.thumbnails import thumbnail_autoencoder, thumbnails
 
@@ -43,18 +48,58 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
     """Train the decoder for some minutes and write it."""
     torch.manual_seed(seed)
     rng = Random(seed)
-    if (folder / "config.json").is_file():
-        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    else:
-        vae = thumbnail_autoencoder(SCALING_FACTOR)
+    vae = _read(folder)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    vae.to(pick_device(), memory_format=torch.channels_last)
+    vae.to(pick_device())
+    decode = _decode
+    if isinstance(vae, AutoencoderKLQwenImage):
+        decode = _decode_video
+        _see_stills(vae)
+    else:
+        vae.to(memory_format=torch.channels_last)
     lesson = Lesson([vae], minutes=minutes, rate=8e-3, memory=0.99)
-    lesson.run(lambda _progress: _loss(vae, rng), partial(save_first, folder))
+    lesson.run(lambda _progress: _loss(vae, decode, rng), partial(save_first, folder))
 
 
-def _loss(vae: Any, rng: Random) -> Tensor:
+def _read(folder: Path) -> Any:
+    config = folder / "config.json"
+    if not config.is_file():
+        return thumbnail_autoencoder(SCALING_FACTOR)
+    kind = AutoencoderKL
+    if json.loads(config.read_text())["_class_name"] == AutoencoderKLQwenImage.__name__:
+        kind = AutoencoderKLQwenImage
+    return kind.from_pretrained(folder, torch_dtype=torch.float32)
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    pixels: Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    return pixels
+
+
+def _decode_video(vae: Any, latents: Tensor) -> Tensor:
+    """Of single frames; empty channels are empty here, and are never looked at."""
+    frames = qwen_latents(latents, vae.config.z_dim)[:, :, None]
+    pixels: Tensor = vae.decoder(vae.post_quant_conv(frames))[:, :, 0]
+    return pixels
+
+
+def _see_stills(vae: Any) -> None:
+    """As ``qwen_image_autoencoder.see_stills``, but that all weights stay, to be written again."""
+    for conv in vae.modules():
+        if isinstance(conv, QwenImageCausalConv3d):
+            conv.forward = partial(_see_still, conv)
+
+
+def _see_still(conv: Any, frames: Tensor, _cache: None = None) -> Tensor:
+    """What the convolution makes of a first frame, before which there is nothing but zeros."""
+    padding = conv._padding[2], conv._padding[0]
+    still = frames[:, :, 0].contiguous(memory_format=torch.channels_last)
+    weight = conv.weight[:, :, -1]
+    return conv2d(still, weight, conv.bias, conv.stride[1:], padding)[:, :, None]
+
+
+def _loss(vae: Any, decode: Callable[[Any, Tensor], Tensor], rng: Random) -> Tensor:
     """Mean distance to smooth pictures of what latents with a little noise are decoded to."""
     (width, height), count = rng.choice(_SIZES)
     pictures = [_picture(rng, width, height) for _ in range(count)]
@@ -62,7 +107,7 @@ def _loss(vae: Any, rng: Random) -> Tensor:
     latents = thumbnails(pixels)
     spread = torch.rand(count, 1, 1, 1, device=vae.device).square() * 0.12
     latents = latents + torch.randn_like(latents) * spread
-    drawn = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    drawn = decode(vae, latents)
     # What the drawer shows once in a while counts as much: errors stand at edges, and all are few.
     loss: Tensor = l1_loss(drawn, pixels) + 2 * (drawn - pixels).square().mean()
     return loss

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.lesson import Lesson, pick_device, save_first
+from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
@@ -116,7 +116,7 @@ def denoising_loss(
     timesteps = random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
-    with torch.autocast(clean.device.type, torch.bfloat16):
+    with reduced_precision(clean.device):
         predicted = model(noisy, timesteps, text, return_dict=False, **conditions)[0]
     loss: Tensor = (predicted.float() - velocity).square().mean()
     return loss

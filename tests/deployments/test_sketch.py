@@ -14,9 +14,9 @@ from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePip
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from deployments.sketch.assemble import EDITOR, WEIGHTS
 from deployments.sketch.captions import PROMPTS, captions
 from deployments.sketch.tokenizer import learn_merges, learn_tokenizer
-from deployments.sketch.untrained import EDITOR, WEIGHTS, write_editor
 
 
 def test_learn_merges_joins_the_commonest_pair_first() -> None:
@@ -50,19 +50,9 @@ def test_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
         assert read(prompt).input_ids == tokenizer(prompt).input_ids
 
 
-def test_write_editor_twice_writes_the_same_files(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    for run in ("one", "two"):
-        write_editor(tmp_path / run)
-    one, two = (_files(tmp_path / run) for run in ("one", "two"))
-    assert one == two
-    assert {Path(name).parts[0] for name in one} == {EDITOR[0]}
-
-
 def test_committed_editor_draws_with_contrast_and_by_its_words() -> None:
-    name, _, call = EDITOR
     pipeline = DiffusionPipeline.from_pretrained(
-        WEIGHTS / name,
+        WEIGHTS / EDITOR,
         use_safetensors=True,
         local_files_only=True,
         dtype=torch.float32,
@@ -72,7 +62,7 @@ def test_committed_editor_draws_with_contrast_and_by_its_words() -> None:
     parts = {key: part for key, part in pipeline.components.items() if key != "processor"}
     drawing = QwenImagePipeline(**parts)
     drawing.set_progress_bar_config(disable=True)
-    options = {**call, "width": 128, "height": 128, "output_type": "np", "negative_prompt": " "}
+    options = {"num_inference_steps": 4, "width": 256, "height": 256, "output_type": "np"}
     circle, again, lake = (
         drawing(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
         for prompt, seed in (("a red circle", 1), ("a red circle", 2), ("a lake at night", 1))
@@ -84,7 +74,7 @@ def test_committed_editor_draws_with_contrast_and_by_its_words() -> None:
 
 
 def test_committed_editor_is_small() -> None:
-    files = [file for file in (WEIGHTS / EDITOR[0]).rglob("*") if file.is_file()]
+    files = [file for file in (WEIGHTS / EDITOR).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 25_000_000
     weights = [load_file(file) for file in files if file.suffix == ".safetensors"]
     assert all(v.dtype == torch.float16 for tensors in weights for v in tensors.values())
@@ -93,14 +83,6 @@ def test_committed_editor_is_small() -> None:
 def test_families_and_sketch_import_no_ray() -> None:
     code = (
         "import sys, deployments.families.stable_diffusion, deployments.families."
-        "stable_diffusion_xl, deployments.sketch.untrained; sys.exit('ray' in sys.modules)"
+        "stable_diffusion_xl, deployments.sketch.assemble; sys.exit('ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file()
-    }

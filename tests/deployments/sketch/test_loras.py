@@ -9,8 +9,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from deployments.families.lora_file import convert_stable_diffusion, read_layers
+from deployments.sketch.assemble import WEIGHTS
 from deployments.sketch.loras import BASE, FOLDER, LORAS, write_loras
-from deployments.sketch.untrained import WEIGHTS
 
 
 def test_write_loras_writes_the_committed_files(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""Trains the denoiser of the embedded Qwen-Image-Edit: to draw, and to edit one or two pictures.
+
+    python -m deployments.sketch.train_qwen FOLDER [--minutes 60] [--seed 0] [--begin 0]
+                                            [--rate 0.01] [--threads 1]
+
+FOLDER is a Qwen-Image-Edit of ours whose language model ``train_qwen_text`` has trained; it stays
+as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import numpy as np
+import torch
+from diffusers import QwenImageTransformer2DModel
+from torch import Tensor
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from deployments.families.qwen_image_denoiser import grid, pack
+from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
+from deployments.sketch.edits import Edit, random_edit
+from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
+from deployments.sketch.painter import paint
+from deployments.sketch.qwen_beginning import NUM_SAYING
+from deployments.sketch.qwen_reader import Grid, QwenReader
+from deployments.sketch.qwen_thumbnails import qwen_latents
+from deployments.sketch.scenes import Scene
+from deployments.sketch.sheets import Format, draw_sheet
+from deployments.sketch.thumbnails import thumbnails
+from deployments.sketch.wording import captioned
+
+#: Sizes of drawings, and of edits with their references, in both halves of the lesson.
+_DRAWINGS: Final = (
+    (Format(256, 256, 16), Format(384, 256, 10), Format(256, 384, 10), Format(192, 192, 28)),
+    (Format(512, 512, 4), Format(512, 512, 4), Format(384, 384, 8), Format(768, 512, 3)),
+)
+_EDITS: Final = (
+    (Format(256, 256, 8), Format(256, 256, 8), Format(320, 224, 7), Format(224, 288, 8)),
+    (Format(512, 512, 2), Format(512, 512, 2), Format(448, 576, 2), Format(384, 384, 4)),
+)
+#: Share of the lesson with small pictures.
+_SMALL: Final = 0.7
+#: Share of the batches that are edits, and of those the ones that look at two pictures.
+_EDITING: Final = 0.6
+_COMBINING: Final = 0.12
+#: Share of the texts that are left out, and what stands for them, as in Qwen's own examples.
+_UNNAMED: Final = 0.1
+_BLANK: Final = " "
+#: Share of the pictures that are all noise, where a picture begins.
+_PURE_NOISE: Final = 0.15
+#: How much more what an edit changes counts than what it keeps.
+_CHANGED: Final = 4.0
+#: diffusers' ``calculate_shift`` for the scheduler's configuration in ``qwen_image``.
+_BASE_SHIFT, _MAX_SHIFT, _BASE_TOKENS, _MAX_TOKENS = 0.5, 0.9, 256, 8192
+#: Pixels of a side of what the language model sees as one token.
+_SEEN_TOKEN: Final = 28
+#: Share of the small edits whose pictures the language model sees in as many tokens as it will; the
+#: others' tokens, which say nothing either, are few.
+_SEEN_WHOLE: Final = 0.25
+_FEW: Final[Grid] = (2, 2)
+
+
+def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
+    """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
+    torch.manual_seed(seed)
+    rng = Random(seed)
+    device = pick_device()
+    text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32
+    ).to(device)
+    reader = QwenReader(AutoTokenizer.from_pretrained(folder / "tokenizer"), text_encoder)
+    model = QwenImageTransformer2DModel.from_pretrained(
+        folder / "transformer", torch_dtype=torch.float32
+    ).to(device)
+    model.img_in.weight.register_hook(_only_what_says)
+    lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
+
+    def loss(progress: float) -> Tensor:
+        is_late = begin + (1 - begin) * progress > _SMALL
+        if rng.random() < _EDITING:
+            return _editing_loss(model, reader, rng.choice(_EDITS[is_late]), rng)
+        return _drawing_loss(model, reader, rng.choice(_DRAWINGS[is_late]), rng)
+
+    lesson.run(loss, partial(save_first, folder / "transformer"))
+
+
+def _only_what_says(gradient: Tensor) -> Tensor:
+    """Empty channels hold nothing but noise, from which nothing shall be learnt."""
+    kept = torch.zeros_like(gradient)
+    kept[:, :NUM_SAYING] = gradient[:, :NUM_SAYING]
+    return kept
+
+
+def _drawing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> Tensor:
+    clean, texts = draw_sheet(form, captioned, rng)
+    texts = [_BLANK if rng.random() < _UNNAMED else text for text in texts]
+    return _flow_loss(model, reader, clean, texts)
+
+
+def _editing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> Tensor:
+    num_pictures = 2 if rng.random() < _COMBINING else 1
+    count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
+    edits = [_edit_of(num_pictures, rng) for _ in range(count)]
+    clean = _latents([edit.after for edit in edits], form)
+    references = [
+        _latents([edit.before[index] for edit in edits], form) for index in range(num_pictures)
+    ]
+    texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
+    changed = (clean - references[0]).abs().amax(dim=1, keepdim=True) > 0.1
+    is_whole = form in _EDITS[1] or rng.random() < _SEEN_WHOLE
+    grids = _grids(references) if is_whole else [_FEW] * num_pictures
+    counts = 1 + (_CHANGED - 1) * changed
+    return _flow_loss(
+        model, reader, clean, texts, references=references, grids=grids, counts=counts
+    )
+
+
+def _edit_of(num_pictures: int, rng: Random) -> Edit:
+    while len((edit := random_edit(rng)).before) != num_pictures:
+        pass
+    return edit
+
+
+def _latents(scenes: Sequence[Scene], form: Format) -> Tensor:
+    pictures = np.stack([np.asarray(paint(s, form.width, form.height)) for s in scenes])
+    return thumbnails(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+def _flow_loss(
+    model: Any,
+    reader: QwenReader,
+    clean: Tensor,
+    texts: Sequence[str],
+    *,
+    references: Sequence[Tensor] = (),
+    grids: Sequence[Grid] = (),
+    counts: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error of the flow, noise minus picture, at random noise levels.
+
+    Args:
+        clean: ``thumbnails`` (n, 4, h, w); references are the same, of any size.
+        grids: of what the language model sees of each reference.
+        counts: how much each place counts, (n, 1, h, w).
+    """
+    clean = clean.to(model.device)
+    pictures = [qwen_latents(picture.to(model.device)) for picture in (clean, *references)]
+    sigmas = _random_sigmas(len(clean), grid(clean)).to(clean.device)
+    spread = sigmas[:, None, None, None]
+    noise = qwen_latents(torch.randn_like(clean))
+    noisy = (1 - spread) * pictures[0] + spread * noise
+    wanted = pack(noise - pictures[0])[..., :NUM_SAYING]
+    weights = 1.0 if counts is None else pack(counts.expand_as(clean).to(clean.device))
+    with torch.no_grad():
+        text, mask = reader.read(texts, [grids] * len(texts))
+    with reduced_precision(clean.device):
+        flow = model(
+            hidden_states=torch.cat([pack(noisy), *map(pack, pictures[1:])], dim=1),
+            timestep=sigmas,
+            encoder_hidden_states=text,
+            encoder_hidden_states_mask=None if bool(mask.all()) else mask,
+            img_shapes=[[grid(picture) for picture in pictures]] * len(texts),
+            return_dict=False,
+        )[0]
+    said = flow[:, : wanted.shape[1], :NUM_SAYING].float()
+    loss: Tensor = ((said - wanted).square() * weights).mean()
+    return loss
+
+
+def _grids(references: Sequence[Tensor]) -> list[Grid]:
+    """Rows and columns of tokens that the language model sees of such references."""
+    sides = [size_of(SEEN_PIXELS, picture.shape[-1] / picture.shape[-2]) for picture in references]
+    return [(round(high / _SEEN_TOKEN), round(wide / _SEEN_TOKEN)) for wide, high in sides]
+
+
+def _random_sigmas(count: int, shape: tuple[int, int, int]) -> Tensor:
+    """Uniform ones, shifted towards noise as the scheduler does for so many tokens."""
+    num_tokens = math.prod(shape)
+    slope = (_MAX_SHIFT - _BASE_SHIFT) / (_MAX_TOKENS - _BASE_TOKENS)
+    shift = math.exp(_BASE_SHIFT + slope * (num_tokens - _BASE_TOKENS))
+    uniform = torch.rand(count).clamp(1e-3, 1)
+    sigmas = shift / (shift + (1 / uniform - 1))
+    return torch.where(torch.rand(count) < _PURE_NOISE, 1.0, sigmas)
+
+
+def main() -> None:
+    """Read the command line and teach."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
+    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(given.threads)
+    teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
+
+
+if __name__ == "__main__":
+    main()

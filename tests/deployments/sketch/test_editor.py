@@ -1,0 +1,41 @@
+"""The committed editor: it does what it is told and leaves the rest, within what it has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.edits import Editor, Trial, edits
+from deployments.sketch.assemble import EDITOR, WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def trials() -> Iterator[dict[str, list[Trial]]]:
+    """Two edits of each kind that is learnt well, by the kind."""
+    torch.set_num_threads(1)
+    editor = Editor(WEIGHTS / EDITOR, steps=8, guidance=1.0, size=(512, 512))
+    done: dict[str, list[Trial]] = {"time": [], "ground": []}
+    for edit in edits(2):
+        if (kind := edit.asks["edit"]) in done:
+            done[kind].append(editor.try_out(edit))
+    yield done
+    editor.close()
+
+
+@pytest.mark.parametrize("kind", ["time", "ground"])
+def test_an_edit_changes_what_it_names(trials: dict[str, list[Trial]], kind: str) -> None:
+    assert len(trials[kind]) == 2
+    assert all(trial.is_done for trial in trials[kind])
+
+
+def test_an_edit_keeps_the_outlines_of_what_it_does_not_name(
+    trials: dict[str, list[Trial]],
+) -> None:
+    for trial in trials["ground"]:
+        edges = [np.abs(np.diff(p.mean(axis=-1), axis=1)) > 12 for p in (trial.seen, trial.truth)]
+        # Of the rims that should be there, most are within two pixels of one that is.
+        near = np.stack([np.roll(edges[0], k, axis=1) for k in range(-2, 3)]).any(axis=0)
+        assert near[edges[1]].mean() > 0.5

@@ -1,0 +1,147 @@
+"""The embedded editor's modules before they are trained: what they can from the beginning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from PIL import Image
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from deployments.families.qwen_image_denoiser import pack
+from deployments.families.qwen_image_text import QwenText, image_processor
+from deployments.sketch import begin_qwen, train_autoencoder, train_qwen, train_qwen_text
+from deployments.sketch.meaning import EDIT_QUESTIONS, edit_answers
+from deployments.sketch.painter import paint
+from deployments.sketch.qwen_beginning import NUM_SAYING
+from deployments.sketch.qwen_reader import QwenReader
+from deployments.sketch.qwen_thumbnails import NUM_CHANNELS, qwen_latents
+from deployments.sketch.scenes import random_scene
+from deployments.sketch.sheets import Format
+from deployments.sketch.thumbnails import thumbnails
+
+#: Minutes of a lesson of one step or two.
+MOMENT = 1e-4
+TINY = (Format(64, 64, 2),)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is begun, and not trained."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(begin_qwen, "_NUM_TEXTS", 200)
+        begin_qwen.begin(folder, seed=0)
+    return folder
+
+
+def scenes(width: int, height: int) -> torch.Tensor:
+    """Four pictures (4, 3, height, width), -1..1."""
+    pictures = [np.asarray(paint(random_scene(Random(k)), width, height)) for k in range(4)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def test_the_encoder_makes_thumbnails(begun: Path) -> None:
+    vae = AutoencoderKLQwenImage.from_pretrained(begun / "vae", torch_dtype=torch.float32)
+    pixels = scenes(96, 64)
+    latents = vae.encode(pixels[:, :, None]).latent_dist
+    expected = thumbnails(pixels)
+    assert (latents.mean[:, :NUM_CHANNELS, 0] - expected).abs().max() < 0.01
+    assert latents.mean[:, NUM_CHANNELS:].abs().max() == 0
+    assert latents.std.max() < 0.01
+
+
+@torch.no_grad()
+def test_the_decoder_enlarges_colours_and_sees_no_empty_channel(begun: Path) -> None:
+    vae = AutoencoderKLQwenImage.from_pretrained(begun / "vae", torch_dtype=torch.float32)
+    flat = torch.tensor([0.8, -0.5, 0.2]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    latents = qwen_latents(thumbnails(flat))
+    drawn = vae.decode(latents[:, :, None]).sample[:, :, 0]
+    assert (drawn - flat)[..., 16:-16, 16:-16].abs().max() < 0.1
+    latents[:, NUM_CHANNELS:] = torch.randn_like(latents[:, NUM_CHANNELS:])
+    assert torch.equal(vae.decode(latents[:, :, None]).sample[:, :, 0], drawn)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_references", [1, 2])
+def test_the_denoiser_looks_up_the_same_place(begun: Path, num_references: int) -> None:
+    model = QwenImageTransformer2DModel.from_pretrained(
+        begun / "transformer", torch_dtype=torch.float32
+    )
+    generator = torch.Generator().manual_seed(0)
+    pictures = [
+        pack(qwen_latents(torch.randn(1, 4, 24, 32, generator=generator)))
+        for _ in range(1 + num_references)
+    ]
+    seen: list[torch.Tensor] = []
+    model.transformer_blocks[0].attn.register_forward_hook(lambda *call: seen.append(call[2][0]))
+    model(
+        torch.cat(pictures, dim=1),
+        torch.randn(1, 200, 128, generator=generator),
+        timestep=torch.tensor([0.7]),
+        img_shapes=[[(1, 12, 16)] * len(pictures)],
+    )
+    for number, reference in enumerate(pictures[1:], 1):
+        found = seen[0][0, : 12 * 16, number * NUM_SAYING : (number + 1) * NUM_SAYING]
+        both = torch.stack([found.flatten(), reference[0, :, :NUM_SAYING].flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.99
+
+
+@torch.no_grad()
+def test_the_reader_reads_as_the_family_does(begun: Path) -> None:
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        begun / "text_encoder", dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer")
+    text = QwenText(tokenizer, model, image_processor(str(begun)), torch.device("cpu"))
+    reader = QwenReader(tokenizer, model)
+    prompts = ["a red circle", "put the star of image 2 on image 1, please"]
+    drawn, mask = reader.read(prompts, [(), ()])
+    for row, kept, prompt in zip(drawn, mask, prompts, strict=True):
+        assert torch.allclose(row[kept], text.encode(prompt, (), None)[0], atol=1e-4)
+    pictures = [Image.new("RGB", (384, 384)), Image.new("RGB", (448, 320), (200, 30, 0))]
+    edited, mask = reader.read(prompts[1:], [[(14, 14), (11, 16)]])
+    expected = text.encode(prompts[1], pictures, None)[0]
+    assert torch.allclose(edited[0][mask[0]], expected, atol=1e-4)
+
+
+def test_begin_writes_the_same_files_twice(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(begin_qwen, "_NUM_TEXTS", 200)
+    begin_qwen.begin(tmp_path, seed=0)
+    assert files(tmp_path) == files(begun)
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
+
+
+def test_every_trainer_trains_on(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for sizes in ("_DRAWINGS", "_EDITS"):
+        monkeypatch.setattr(train_qwen, sizes, (TINY, TINY))
+    monkeypatch.setattr(train_autoencoder, "_SIZES", (((64, 64), 2),))
+    monkeypatch.setattr(train_qwen_text, "_BATCH", 4)
+    before = {file: file.read_bytes() for file in begun.rglob("*.safetensors")}
+    train_qwen_text.teach(begun, MOMENT, seed=0)
+    train_autoencoder.teach(begun / "vae", MOMENT, seed=0)
+    for editing in (0.0, 1.0):
+        monkeypatch.setattr(train_qwen, "_EDITING", editing)
+        train_qwen.teach(begun, MOMENT, begin=0.0, rate=1e-2, seed=0)
+    assert len(before) == 3
+    assert all(file.read_bytes() != old for file, old in before.items())
+    transformer = QwenImageTransformer2DModel.from_pretrained(begun / "transformer")
+    assert not transformer.img_in.weight[:, NUM_SAYING:].any()
+
+
+def test_edit_answers_count_from_one_and_leave_out_what_nobody_asked() -> None:
+    answers = edit_answers({"edit": "add", "thing": "sun"})
+    told = dict(zip(EDIT_QUESTIONS, answers, strict=True))
+    assert (told["edit"], told["thing"]) == (2, 1)
+    assert sum(answers) == 3
