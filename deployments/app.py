@@ -20,6 +20,7 @@ from deployments.describer import DescriberConfig, DescriberHost
 from deployments.errors import AtelierError, LatentsLost
 from deployments.gemini import GeminiConfig, GeminiHost
 from deployments.host import ModelHost
+from deployments.opening import Reserved
 from deployments.types import (
     CheckedWeights,
     GenerationRequest,
@@ -39,8 +40,10 @@ class ModelReplica(ModelHost):
         context = serve.get_replica_context()
         # NOTE: Serve has no public way for a replica to learn its own limit.
         limit = context._deployment_config.max_ongoing_requests
-        num_gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-        super().__init__(config, context.app_name, limit, num_gpus)
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        memory = round(assigned["memory"]) if "memory" in assigned else None
+        reserved = Reserved(num_gpus=assigned.get("GPU", 0.0), memory=memory)
+        super().__init__(config, context.app_name, limit, reserved)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest

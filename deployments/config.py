@@ -72,12 +72,13 @@ class ModelConfig(Strict):
         max_pinned_bytes: page-locked memory of the host that keeps copies of weights for a GPU.
         max_batch_rows, max_batch_tokens: one forward holds at most so many rows, and rows of at
             most so many latent tokens together (always at least one row).
-        memory_bytes: the replica's share of its device's memory. None is, on a GPU, the
-            deployment's ``num_gpus`` of all its memory; on a CPU, or without ``num_gpus``, nothing
-            is bounded.
-        denoise_bytes_per_token, decode_bytes_per_token: what a forward pass takes of memory for
-            each image token of each row, and decoding for each of a picture, beside the weights;
-            None is measured at the start, where memory is bounded.
+        memory_bytes: the replica's share of its device's memory, of several GPUs that of one. None
+            is, on a GPU, the deployment's ``num_gpus`` of all its memory, and on a CPU its
+            ``memory``; without these, nothing is set aside, and the bound is all that the device
+            has.
+        encode_bytes_per_token, denoise_bytes_per_token, decode_bytes_per_token: what encoding takes
+            of memory for each image token of an input picture, a forward pass for each of each row,
+            and decoding for each of a picture, beside the weights; None is measured at the start.
         num_threads: torch's threads on a CPU; None leaves torch's choice.
         reference_pixels: how many pixels, about, the denoiser sees of each picture that an edit
             looks at, whatever the size drawn; each 256 of them are a token. None leaves it to the
@@ -96,7 +97,10 @@ class ModelConfig(Strict):
             those that are for other models are left out.
         fixed_loras: name -> weight of LoRAs that every request has besides its own, such as one
             that makes few steps enough.
-        max_lora_bytes: how much memory LoRAs may take that no request uses.
+        shift: of flow-matching models, for requests that name none (``SamplingParams.shift``): the
+            one that a few-step LoRA was trained with. None is the checkpoint's own schedule.
+        max_lora_bytes: how much memory LoRAs may take that no request uses; they leave earlier
+            where others want the room.
         step_seconds: the fake family's pace; real families refuse it.
     """
 
@@ -112,6 +116,7 @@ class ModelConfig(Strict):
     max_batch_rows: int = Field(16, ge=1)
     max_batch_tokens: int = Field(16384, ge=1)
     memory_bytes: int | None = Field(None, ge=1)
+    encode_bytes_per_token: float | None = Field(None, ge=0)
     denoise_bytes_per_token: float | None = Field(None, ge=0)
     decode_bytes_per_token: float | None = Field(None, ge=0)
     num_threads: int | None = Field(None, ge=1)
@@ -125,6 +130,7 @@ class ModelConfig(Strict):
     loras: dict[str, str] = Field(default_factory=dict)
     lora_folder: str | None = None
     fixed_loras: dict[str, float] = Field(default_factory=dict)
+    shift: float | None = Field(None, ge=0.01, le=100)
     max_lora_bytes: int = Field(2**30, ge=0)
     step_seconds: float | None = Field(None, ge=0)
     defaults: Defaults = Defaults()
@@ -135,10 +141,13 @@ class LiveConfig(Strict):
     """The ``user_config`` of a model's deployment: what changes while its replicas keep running.
 
     Attributes:
-        personal: as of ``ModelConfig``; an entry here wins over one of the same name there.
+        personal, loras: as of ``ModelConfig``; an entry here wins over one of the same name there.
+        lora_folder: in place of that of ``ModelConfig``.
     """
 
     personal: dict[str, str] = Field(default_factory=dict)
+    loras: dict[str, str] = Field(default_factory=dict)
+    lora_folder: str | None = None
 
 
 #: Fields of ``ModelConfig`` that only some families heed.
@@ -154,6 +163,7 @@ FAMILY_OPTIONS = frozenset(
         "offload",
         "quantization",
         "reference_pixels",
+        "shift",
         "vae_tiling",
     }
 )

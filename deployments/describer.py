@@ -25,6 +25,7 @@ from deployments.types import (
     Evicted,
     GenerationRequest,
     GenerationResult,
+    Holding,
     Load,
     ModelCard,
     Progress,
@@ -104,6 +105,7 @@ class DescriberHost:
         started = time.monotonic()
         opened = open_captioner(config)
         self._captioner, self._runner = opened.captioner, opened.runner
+        self._device = opened.runner.device
         self._card = make_card(config, opened, model_id, max_ongoing_requests)
         self._thread = ThreadPoolExecutor(1, "describer", initializer=self._runner.open)
         self._calls: dict[str, Call] = {}
@@ -161,6 +163,15 @@ class DescriberHost:
             num_waiting=num_waiting,
             work=float(sum(self._captioner.max_new_tokens - call.num_tokens for call in calls)),
             weight_bytes=self._captioner.num_bytes,
+            holdings=(
+                Holding(
+                    name="",
+                    kind="base",
+                    num_bytes=self._captioner.num_bytes,
+                    is_used=self._running is not None,
+                ),
+            ),
+            device=self._device,
         )
 
     async def evict(self) -> Evicted:

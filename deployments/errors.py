@@ -4,6 +4,7 @@ AtelierError                 500  internal_error
 ├── InvalidRequest           400  invalid_request        what was wrong, the value, what is accepted
 │   ├── InvalidImage         400  invalid_image          undecodable, or too many pixels
 │   ├── UnsupportedField     400  unsupported_field      a known field that cannot be honoured
+│   ├── MemoryExceeded       400  memory_exceeded        more than the model's memory ever holds
 │   └── RequestTooLarge      413  request_too_large
 ├── Unauthorized             401  unauthorized
 ├── NotFound                 404  not_found
@@ -13,7 +14,7 @@ AtelierError                 500  internal_error
 ├── Overloaded               429  overloaded             carries retry_after
 ├── ModelNotReady            503  model_not_ready        carries retry_after
 ├── GenerationFailed         500  generation_failed
-│   ├── OutOfMemory          500  out_of_memory          even alone, the request did not fit
+│   ├── OutOfMemory          500  out_of_memory          the device had no memory left after all
 │   ├── NumericalFailure     500  numerical_failure      NaN or infinity in the picture
 │   ├── WorkerLost           500  worker_lost            the replica died too many times
 │   ├── LatentsLost          500  latents_lost           who kept them is gone; try from the start
@@ -80,6 +81,12 @@ class UnsupportedField(InvalidRequest):
     code = "unsupported_field"
 
 
+class MemoryExceeded(InvalidRequest):
+    """The request takes more memory than the model's share, even alone; the message has the sum."""
+
+    code = "memory_exceeded"
+
+
 class RequestTooLarge(InvalidRequest):
     """The body is larger than the limit."""
 
@@ -141,7 +148,7 @@ class GenerationFailed(AtelierError):
 
 
 class OutOfMemory(GenerationFailed):
-    """The request does not fit the device, even alone."""
+    """The device had no memory left for the request, although all that was known fitted."""
 
     code = "out_of_memory"
 

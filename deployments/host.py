@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from deployments.config import LiveConfig, ModelConfig
 from deployments.engine.events import Event, Failed, Finished, Picture, Stepped
 from deployments.errors import AtelierError, Cancelled
-from deployments.opening import make_card, open_engine
+from deployments.opening import NOTHING, Reserved, make_card, open_engine
 from deployments.pictures import encode, encode_preview, shrink
 from deployments.types import (
     CheckedWeights,
@@ -26,10 +28,15 @@ from deployments.types import (
     WeightsSource,
 )
 
+if TYPE_CHECKING:
+    from deployments.families.lora import Loras
+
 logger = logging.getLogger(__name__)
 
 #: Seconds between news of one request; a preview or the end never waits.
 NEWS_SECONDS = 0.1
+#: Seconds between looks at the folder of LoRAs.
+LOOK_SECONDS = 1.0
 #: A step that takes longer than this means that the device hangs.
 STALLED_SECONDS = 300.0
 
@@ -41,7 +48,7 @@ class ModelHost:
         config: the application's arguments.
         model_id: name of the application, the model's id.
         max_ongoing_requests: what the deployment allows, told on the card.
-        num_gpus: what the deployment reserved of a GPU.
+        reserved: what the deployment reserved of memory.
     """
 
     def __init__(
@@ -49,15 +56,17 @@ class ModelHost:
         config: ModelConfig,
         model_id: str,
         max_ongoing_requests: int = 16,
-        num_gpus: float = 0.0,
+        reserved: Reserved = NOTHING,
     ) -> None:
         started = time.monotonic()
-        opened = open_engine(config, num_gpus)
+        opened = open_engine(config, reserved)
         self._config = config
         self._engine = opened.engine
         self._family = opened.family
         self._reference_side = opened.family.reference_side
         self._ongoing: set[str] = set()
+        self._live_loras: tuple[dict[str, str], str | None] = {}, None
+        self._looked_at = 0.0
         self._card = make_card(config, opened, model_id, max_ongoing_requests)
         logger.info("model=%s ready in %.1f s", model_id, time.monotonic() - started)
 
@@ -111,7 +120,9 @@ class ModelHost:
         return len(ids)
 
     async def card(self) -> ModelCard:
-        """What this model is and accepts."""
+        """What this model is and accepts, with the LoRAs that lie in its folder now."""
+        if self._family.loras is not None:
+            await asyncio.to_thread(self._look, self._family.loras)
         return self._card
 
     @property
@@ -122,8 +133,15 @@ class ModelHost:
         return names if sources is None else tuple(map(sources.name_of, names))
 
     async def load(self) -> Load:
-        """How busy this replica is."""
-        return self._engine.load()
+        """How busy this replica is, and how full; weights by the names that requests give."""
+        load, sources = self._engine.load(), self._family.sources
+        if sources is None:
+            return load
+        holdings = tuple(
+            replace(one, name=sources.name_of(one.name)) if one.kind == "personal" else one
+            for one in load.holdings
+        )
+        return replace(load, holdings=holdings)
 
     async def evict(self) -> Evicted:
         """Drop weights that no request uses; they come back at the next request."""
@@ -132,8 +150,13 @@ class ModelHost:
     def configure(self, live: LiveConfig) -> None:
         """Change what can change while requests run; those in flight keep what they have.
 
-        Raises ``ValueError`` when the model hosts no personal weights and is to.
+        Raises ``ValueError`` when the model hosts no personal weights, or LoRAs, and is to, or when
+        a LoRA is not there or does not fit; then its LoRAs stay as they were.
         """
+        self._configure_weights(live)
+        self._configure_loras(live)
+
+    def _configure_weights(self, live: LiveConfig) -> None:
         sources = self._family.sources
         if sources is None:
             if live.personal:
@@ -141,6 +164,31 @@ class ModelHost:
             return
         sources.configure({**self._config.personal, **live.personal})
         self._card = replace(self._card, weights=sources.names)
+
+    def _configure_loras(self, live: LiveConfig) -> None:
+        loras, asked = self._family.loras, (live.loras, live.lora_folder)
+        if loras is None:
+            if any(asked):
+                raise ValueError("this model takes no LoRAs")
+            return
+        if asked == self._live_loras:
+            return
+        folder = self._config.lora_folder if live.lora_folder is None else live.lora_folder
+        loras.configure({**self._config.loras, **live.loras}, folder)
+        self._live_loras = asked
+        self._tell_loras(loras)
+
+    def _look(self, loras: Loras) -> None:
+        """Look for new LoRAs, not more often than is worth while."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            loras.look()
+            self._tell_loras(loras)
+
+    def _tell_loras(self, loras: Loras) -> None:
+        digests = loras.shelf.digests
+        self._card = replace(self._card, loras=loras.names, lora_digests=digests)
 
     async def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
         """What a source of weights holds for this model; see ``Family.check_weights``."""
@@ -182,7 +230,8 @@ class ModelHost:
         if request.images or request.mask:
             request = await asyncio.to_thread(_shrunk, request, self._reference_side)
         if request.all_loras:
-            await asyncio.to_thread(self._family.prepare, request)
+            read = partial(self._family.prepare, request)
+            await asyncio.to_thread(self._engine.prepare, request.weights, request.all_loras, read)
         return request
 
     def _evict(self) -> Evicted:

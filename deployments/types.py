@@ -114,16 +114,24 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraUse:
-    """A LoRA of ``ModelCard.loras`` and how strongly it acts, -10..10; 0 is not at all.
+    """A LoRA and how strongly it acts, -10..10; 0 is not at all.
 
     Attributes:
+        name: in ``ModelCard.loras``, or of its owner's own.
         weight: on the denoiser.
         text_weight: on the text encoders; None is ``weight``.
+        source: where the owner's own is; None when it is one of the card's.
     """
 
     name: str
     weight: float = 1.0
     text_weight: float | None = None
+    source: WeightsSource | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells the LoRA from all others of its model."""
+        return self.name if self.source is None else self.source.id
 
     @property
     def text_encoder_weight(self) -> float:
@@ -228,11 +236,20 @@ class WeightsSource:
         kind: how ``location`` is meant: a safetensors file or a diffusers folder on the host's disk
             (``path``), a Hugging Face id (``hub``), or the URL of an uploaded safetensors file
             (``upload``: ``file://``, ``s3://`` and its like, without credentials).
+        key: where the gateway's store keeps an upload; "" for other kinds.
+        is_lora: whether it is a LoRA, which is added to a model's weights, rather than weights in
+            place of them.
+        digest: of a LoRA, see ``ModelCard.lora_digests``.
+        num_values: of a LoRA, how many numbers its factors have.
     """
 
     id: str
     kind: Literal["path", "hub", "upload"]
     location: str
+    key: str = ""
+    is_lora: bool = False
+    digest: str = ""
+    num_values: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,13 +258,18 @@ class CheckedWeights:
 
     Attributes:
         location: the source's, pinned to what was looked at (a hub id to its commit).
-        parts: names of the model's modules that the source replaces, such as ``unet``.
+        parts: names of the model's modules that the source replaces, or as a LoRA adapts, such as
+            ``unet``.
         num_bytes: of the files that hold them.
+        is_lora, digest, num_values: see ``WeightsSource``.
     """
 
     location: str
     parts: tuple[str, ...]
     num_bytes: int
+    is_lora: bool = False
+    digest: str = ""
+    num_values: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +437,9 @@ class ModelCard:
         created: Unix time, whole seconds.
         has_latents: whether it encodes, decodes and denoises ``Latents``.
         loras: names of the LoRAs that requests may use.
+        takes_loras: whether owners' own LoRAs can be used, too.
+        lora_digests: (name, digest) of those LoRAs whose digest is known: the first 12 hexadecimal
+            digits of the SHA-256 of what follows the file's header, by which A1111 knows them.
         unavailable: why the model cannot serve now (a remote one without its key), as a sentence
             for the caller; empty when it can. ``modes`` is empty then.
     """
@@ -440,6 +465,8 @@ class ModelCard:
     created: int = 0
     has_latents: bool = False
     loras: tuple[str, ...] = ()
+    takes_loras: bool = False
+    lora_digests: tuple[tuple[str, str], ...] = ()
     unavailable: str = ""
 
     def has_name(self, name: str) -> bool:
@@ -448,15 +475,54 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Memory that deployments share: a GPU's, or a node's own for what runs on its CPU.
+
+    Attributes:
+        node: the host's name.
+        id: unique on its node: ``cpu``, or a GPU's UUID.
+        name: for people: ``CPU``, or what the maker calls the GPU.
+        total_bytes: all of its memory (on a node with a limit for its processes, that); None is
+            not known.
+    """
+
+    node: str
+    id: str
+    name: str
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """One thing that a replica has in its device's memory.
+
+    Attributes:
+        name: as requests name it; "" is the base model's own weights.
+        is_used: whether a request under way needs it; else it is idle, and leaves when its room is
+            wanted, unless it is the base's own.
+    """
+
+    name: str
+    kind: Literal["base", "personal", "lora"]
+    num_bytes: int
+    is_used: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How busy one replica of a model is.
+    """How busy one replica of a model is, and how full.
 
     Attributes:
         num_running, num_waiting: requests in the engine, and those not yet encoded.
         work: image tokens times rows times steps still to run, the unit of expected work.
         resident_weights: names of the weights in memory.
-        weight_bytes: bytes they take.
-        memory_bytes: the replica's share of its device's memory; None is not known.
+        weight_bytes, lora_bytes: bytes that weights, and LoRAs, take of the device.
+        work_bytes: what is set aside for the activations of the work under way.
+        picture_bytes: what those of one picture of the model's default size take.
+        host_bytes: what is kept for a GPU in the memory of its node.
+        memory_bytes: the replica's share of its device's memory; None is not reserved.
+        holdings: weights and LoRAs, one by one.
+        device: where they are; None for a model that is elsewhere.
     """
 
     num_running: int
@@ -464,7 +530,13 @@ class Load:
     work: float
     resident_weights: tuple[str, ...] = ()
     weight_bytes: int = 0
+    lora_bytes: int = 0
+    work_bytes: int = 0
+    picture_bytes: int = 0
+    host_bytes: int = 0
     memory_bytes: int | None = None
+    holdings: tuple[Holding, ...] = ()
+    device: Device | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

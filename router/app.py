@@ -18,7 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from router.apis import comfyui, generate, health, image_jobs, openai, personal_models, sdapi
+from router.apis import (
+    cluster_page,
+    comfyui,
+    generate,
+    health,
+    image_jobs,
+    openai,
+    personal_models,
+    sdapi,
+)
 from router.apis.image_jobs_wire import render_webhook
 from router.apis.route import RenderError, as_atelier_error
 from router.auth import Authenticator
@@ -89,6 +98,7 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
     personal = PersonalModels(
         store=personal_rows,
         images=images,
+        jobs=jobs,
         models=models,
         folders=settings.checkpoint_folders,
         max_bytes=settings.max_checkpoint_bytes,
@@ -241,6 +251,12 @@ def _apis(
             comfyui.PREFIXES,
             comfyui.routes(service, auth, options=options, live=live),
             comfyui.render_error,
+        ),
+        Api(
+            "cluster_page",
+            cluster_page.PREFIXES,
+            cluster_page.routes(service, auth),
+            generate.render_error,
         ),
         Api("health", health.PREFIXES, health.routes(service), generate.render_error),
     )

@@ -18,11 +18,11 @@ from deployments.types import (
     ModelCard,
     Progress,
 )
+from router.belongings import Belongings, Variant
 from router.events import EventHub
 from router.files import Files
 from router.job import JobImage, JobProgress
 from router.models import Models
-from router.routing import admit, resolve
 from router.scripts import Listener, Script, Skipped
 from router.store.jobs import Claim, JobStore, LeaseLost, Outcome
 
@@ -66,6 +66,7 @@ class Attempt:
         self.prompt_tokens = 0
         self.seconds = 0.0
         self._claim = claim
+        self._own = Belongings(claim.job.own)
         self._models = models
         self._jobs = jobs
         self._events = events
@@ -120,11 +121,21 @@ class Attempt:
 
     def card(self, model: str) -> ModelCard:
         """See ``Canvas``."""
-        return resolve(self._models.statuses(), model)
+        return self.variant(model).card
+
+    def variant(self, model: str) -> Variant:
+        """See ``Canvas``."""
+        return self._own.resolve(self._models.statuses(), model)
+
+    def loras(self, model: str) -> tuple[str, ...]:
+        """See ``Canvas``."""
+        return self._own.loras(self.card(model))
 
     def admit(self, request: GenerationRequest) -> GenerationRequest:
         """See ``Canvas``."""
-        return admit(self.card(request.model or self.job.model), request)
+        named = replace(request, model=request.model or self.job.model)
+        meant = self._own.meant(self._models.statuses(), named)
+        return self._own.admit(self.card(meant.model or ""), meant)
 
     async def draw(
         self, index: int, request: GenerationRequest, listen: Listener | None = None

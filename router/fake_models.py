@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from urllib.request import url2pathname
 
 from PIL import Image
 
-from deployments.errors import InvalidRequest, UnknownModel
+from deployments.errors import InvalidRequest, UnknownModel, UnsupportedField
 from deployments.types import (
     CheckedWeights,
     Evicted,
@@ -27,7 +28,15 @@ from deployments.types import (
     WeightsSource,
 )
 from router.fake_latents import colour, decode_latents, draw_latents, have_part
-from router.models import Models, ModelStatus, WorkerDied, WorkerUnavailable
+from router.models import (
+    Application,
+    Deployment,
+    Models,
+    ModelStatus,
+    Replica,
+    WorkerDied,
+    WorkerUnavailable,
+)
 
 
 class FakeModels(Models):
@@ -35,7 +44,7 @@ class FakeModels(Models):
 
     Their latents are such pictures, an eighth as large; part of a schedule goes part of the way.
     A prompt that holds ``fail:worker`` raises ``WorkerDied``, ``fail:busy`` ``WorkerUnavailable``.
-    What is to be described is a picture of its size.
+    What is to be described is a picture of its size. How full the replicas are says ``fill``.
     Every call is kept in ``calls``.
     """
 
@@ -44,6 +53,7 @@ class FakeModels(Models):
         self.cancelled: list[str] = []
         self._statuses = tuple(ModelStatus(id=card.id, card=card, num_replicas=1) for card in cards)
         self._step_seconds = step_seconds
+        self._loads: dict[str, tuple[Load, ...]] = {}
 
     def statuses(self) -> Sequence[ModelStatus]:
         """All cards, each with one replica."""
@@ -52,6 +62,10 @@ class FakeModels(Models):
     def start_later(self, model: str) -> None:
         """From now on a model is configured that has yet to start."""
         self._statuses = (*self._statuses, ModelStatus(id=model, card=None, num_replicas=0))
+
+    def fill(self, model: str, *loads: Load) -> None:
+        """From now on a model has so many replicas, which tell these loads."""
+        self._loads[model] = loads
 
     async def generate(
         self, model: str, request_id: str, request: GenerationRequest
@@ -95,16 +109,42 @@ class FakeModels(Models):
     async def check_weights(
         self, model: str, source: WeightsSource, max_bytes: int
     ) -> CheckedWeights:
-        """Whatever there is fits, but what has ``misfit`` in its location, or too many bytes."""
-        self._card(model)
-        num_bytes = await asyncio.to_thread(_size_of, source)
-        if "misfit" in source.location or num_bytes > max_bytes:
+        """Whatever there is fits, but what has ``misfit`` in its location, or too many bytes. What
+        holds ``lora_A`` is a LoRA."""
+        card = self._card(model)
+        data = await asyncio.to_thread(_read, source)
+        if "misfit" in source.location or len(data) > max_bytes:
             raise InvalidRequest("the weights do not fit this model", param="weights")
-        return CheckedWeights(location=source.location, parts=("unet",), num_bytes=num_bytes)
+        is_lora = b"lora_A" in data
+        if not is_lora and not card.takes_weights:
+            raise UnsupportedField("this model takes no weights but its own", param="base")
+        return CheckedWeights(
+            location=source.location,
+            parts=("unet",),
+            num_bytes=len(data),
+            is_lora=is_lora,
+            digest=hashlib.sha256(data).hexdigest()[:12] if is_lora else "",
+        )
 
     async def loads(self) -> Mapping[str, Load]:
         """Nothing is ever running."""
         return {s.id: Load(num_running=0, num_waiting=0, work=0.0) for s in self._statuses}
+
+    async def applications(self) -> Sequence[Application]:
+        """Each model as an application with a deployment of its own."""
+        return tuple(self._application(status) for status in self._statuses)
+
+    def _application(self, status: ModelStatus) -> Application:
+        idle = Load(num_running=0, num_waiting=0, work=0.0)
+        loads = self._loads.get(status.id, (idle,) * status.num_replicas)
+        replicas = tuple(Replica(state="RUNNING", load=load) for load in loads)
+        if not status.is_ready:
+            starting = Deployment(
+                name="ModelHost", status="UPDATING", replicas=(Replica(state="STARTING"),)
+            )
+            return Application(id=status.id, status="DEPLOYING", deployments=(starting,))
+        host = Deployment(name="ModelHost", status="HEALTHY", replicas=replicas)
+        return Application(id=status.id, status="RUNNING", deployments=(host,))
 
     async def evict(self) -> Evicted:
         """Nothing is ever resident."""
@@ -130,14 +170,15 @@ def fake_card(model_id: str = "sdxl-turbo", **fields: object) -> ModelCard:
         sigmas=("normal", "karras"),
         max_input_images=16,
         takes_weights=True,
+        takes_loras=True,
         has_latents=True,
     )
     return replace(card, **fields)  # type: ignore[arg-type]
 
 
-def _size_of(source: WeightsSource) -> int:
+def _read(source: WeightsSource) -> bytes:
     path = Path(url2pathname(urlsplit(source.location).path))
-    return path.stat().st_size if source.kind != "hub" and path.is_file() else 10
+    return path.read_bytes() if source.kind != "hub" and path.is_file() else bytes(10)
 
 
 def _raise_asked_failure(prompt: str) -> None:

@@ -85,6 +85,18 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnWeights:
+    """Weights, or a LoRA, that an owner has registered, by the name that he gave them.
+
+    ``base`` is the id of the hosted model that they are for.
+    """
+
+    name: str
+    base: str
+    source: WeightsSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
     """A request as a row keeps it: its pictures are keys of the image store, not bytes."""
 
@@ -111,6 +123,8 @@ class Job:
         model: id of the model that it waits for, and that runs what names no other; "" when its
             script says which models it needs.
         requests: run at once; the job's pictures are theirs, in order.
+        own: what its owner had registered of the weights and LoRAs that the requests, or the job's
+            script, may name: as it was when the job was accepted, whatever became of it since.
         details: what its API wants to remember (JSON values), opaque to everyone else but for
             ``script`` and ``script_args``: how the requests make pictures, see ``router.scripts``.
         priority: higher goes first.
@@ -132,6 +146,7 @@ class Job:
     owner: str
     model: str
     requests: tuple[StoredRequest, ...]
+    own: tuple[OwnWeights, ...] = ()
     name: str | None = None
     status: JobStatus = JobStatus.QUEUED
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -161,6 +176,11 @@ class Job:
     def keys(self) -> tuple[str, ...]:
         """Keys of every input picture the job needs to run."""
         return tuple(key for stored in self.requests for key in stored.keys)
+
+    @property
+    def upload_keys(self) -> tuple[str, ...]:
+        """Keys of the uploaded weights that it needs."""
+        return tuple(one.source.key for one in self.own if one.source.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +289,16 @@ def dump_requests(requests: tuple[StoredRequest, ...]) -> list[dict[str, Any]]:
     return dumped
 
 
+def dump_own(own: Iterable[OwnWeights]) -> list[dict[str, Any]]:
+    """Owners' weights as JSON values, for a row."""
+    return [asdict(one) for one in own]
+
+
+def parse_own(data: Iterable[Mapping[str, Any]]) -> tuple[OwnWeights, ...]:
+    """The inverse of ``dump_own``."""
+    return tuple(OwnWeights(**{**row, "source": WeightsSource(**row["source"])}) for row in data)
+
+
 def parse_requests(data: list[dict[str, Any]]) -> tuple[StoredRequest, ...]:
     """The inverse of ``dump_requests``; fields that a newer version added get their defaults."""
     return tuple(
@@ -282,13 +312,13 @@ def parse_requests(data: list[dict[str, Any]]) -> tuple[StoredRequest, ...]:
 
 
 def _parse_request(data: dict[str, Any]) -> GenerationRequest:
-    second_pass, source = data.get("second_pass"), data.get("weights_source")
+    second_pass = data.get("second_pass")
     return GenerationRequest(
         **{
             **data,
             "params": SamplingParams(**data["params"]),
             "second_pass": _parse_second_pass(second_pass) if second_pass else None,
-            "weights_source": WeightsSource(**source) if source else None,
+            "weights_source": _parse_source(data.get("weights_source")),
             "parts": _parse_parts(data.get("parts", ())),
             "negative_parts": _parse_parts(data.get("negative_parts", ())),
             "loras": _parse_loras(data.get("loras", ())),
@@ -314,4 +344,8 @@ def _with_loras(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_loras(data: Iterable[Mapping[str, Any]]) -> tuple[LoraUse, ...]:
-    return tuple(LoraUse(**use) for use in data)
+    return tuple(LoraUse(**{**use, "source": _parse_source(use.get("source"))}) for use in data)
+
+
+def _parse_source(data: Mapping[str, Any] | None) -> WeightsSource | None:
+    return None if data is None else WeightsSource(**data)

@@ -46,6 +46,39 @@ class ModelStatus:
         return self.card is not None and self.num_replicas > 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One replica of a deployment.
+
+    Attributes:
+        state: in Serve's words: ``RUNNING``, ``STARTING`` and so on.
+        load: how busy and how full it is; None when it hosts no model, or did not answer.
+    """
+
+    state: str
+    load: Load | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One deployment of an application, ``status`` and ``message`` in Serve's words."""
+
+    name: str
+    status: str
+    message: str = ""
+    replicas: tuple[Replica, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """One application that the cluster runs, ``status`` and ``message`` in Serve's words."""
+
+    id: str
+    status: str
+    message: str = ""
+    deployments: tuple[Deployment, ...] = ()
+
+
 class Models(ABC):
     """Every configured model of the cluster."""
 
@@ -90,8 +123,16 @@ class Models(ABC):
         """How busy each ready model is, its replicas summed."""
 
     @abstractmethod
+    async def applications(self) -> Sequence[Application]:
+        """All that the cluster runs, models or not, replica by replica, as of a second ago; in the
+        order of their ids."""
+
+    @abstractmethod
     async def evict(self) -> Evicted:
         """Drop idle weights on every replica of every model."""
+
+    async def refresh(self) -> None:  # noqa: B027 - fakes stay as they are
+        """Learn anew what each ready model offers; what is not answered is as last told."""
 
     def cards(self) -> tuple[ModelCard, ...]:
         """The cards of the models that have started and can serve."""

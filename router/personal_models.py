@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,13 +18,15 @@ from deployments.errors import (
     Conflict,
     InvalidRequest,
     ModelNotReady,
-    NotFound,
+    StorageFailure,
     UnsupportedField,
 )
 from deployments.types import ModelCard, WeightsSource
+from router.belongings import Belongings
 from router.models import Models, WorkerDied, WorkerUnavailable
 from router.routing import resolve
 from router.store.images import ImageStore
+from router.store.jobs import JobStore
 from router.store.personal_models import PersonalModel, PersonalModelStore
 
 __all__ = ["PersonalModel", "PersonalModels"]
@@ -33,19 +35,25 @@ logger = logging.getLogger(__name__)
 
 #: What a name may be; it is the ``user_id`` of /generate, too.
 NAME: Final = re.compile(r"[\w.@+:-]{1,128}")
-#: A Hugging Face id, and perhaps the revision.
-HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@[\w.-]{1,96})?")
+#: A Hugging Face id, perhaps a file of it, and perhaps the revision.
+HUB_ID: Final = re.compile(
+    r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(/(?:\w[\w.-]{0,96}/){0,4}\w[\w.-]{0,96}\.safetensors)?"
+    r"(@[\w.-]{1,96})?"
+)
 #: Where uploads lie in the image store.
 FOLDER: Final = "weights"
 #: Seconds for which an upload may be without its row, which comes after it.
 GRACE_SECONDS: Final = 3600.0
 #: Keys looked up at once.
 BATCH: Final = 200
+#: Characters of the longest path: longer ones name nothing, and take long to follow.
+MAX_PATH_LENGTH: Final = 4096
 
 
 class PersonalModels:
     """Rows in a ``PersonalModelStore``, uploads in the ``ImageStore``. Every look-up reads the
-    store, so that all gateways agree at once.
+    store, so that all gateways agree at once. An upload stays for as long as a model, or a job that
+    has not ended, names it.
 
     Args:
         folders: folders of which a ``path`` must be in one; none refuses paths.
@@ -57,6 +65,7 @@ class PersonalModels:
         *,
         store: PersonalModelStore,
         images: ImageStore,
+        jobs: JobStore,
         models: Models,
         folders: Sequence[str] = (),
         max_bytes: int = 8 * 2**30,
@@ -65,6 +74,7 @@ class PersonalModels:
         self.max_bytes = max_bytes
         self._store = store
         self._images = images
+        self._jobs = jobs
         self._models = models
         self._folders = tuple(folders)
         self._clock = clock
@@ -73,24 +83,24 @@ class PersonalModels:
         """The owner's model of this name. Raises ``NotFound``."""
         return await self._store.get(owner=owner, name=name)
 
-    async def find(self, name: str, card: ModelCard, *, owner: str) -> PersonalModel | None:
-        """The owner's weights of this name for a model; None when there are none."""
-        try:
-            model = await self._store.get(owner=owner, name=name)
-        except NotFound:
-            return None
-        return model if card.has_name(model.base) else None
+    async def belongings(self, *, owner: str) -> Belongings:
+        """What an owner has registered at this moment."""
+        return Belongings(model.own for model in await self._store.list(owner=owner))
+
+    async def are_kept(self, keys: Collection[str]) -> bool:
+        """Whether models name all of these uploads: then none of them is about to be removed."""
+        return await self._store.needed(keys) >= frozenset(keys)
 
     async def list(self, *, owner: str) -> Sequence[PersonalModel]:
         """An owner's models in the order of their names."""
         return await self._store.list(owner=owner)
 
     async def delete(self, *, owner: str, name: str) -> None:
-        """Forget a model and its upload. Raises ``NotFound``."""
+        """Forget a model, and its upload once no job needs it. Raises ``NotFound``."""
         model = await self._store.delete(owner=owner, name=name)
         logger.info("personal model %s (%s) removed", name, model.source.id)
         if model.key:
-            await self._images.delete([model.key])
+            await self._remove([model.key])
 
     async def put_path(self, path: str, *, owner: str, name: str, base: str) -> PersonalModel:
         """Register a safetensors file, or a diffusers folder, on the hosts' disks.
@@ -102,9 +112,11 @@ class PersonalModels:
         return await self._put("path", located, owner=owner, name=name, base=base)
 
     async def put_hub(self, hub: str, *, owner: str, name: str, base: str) -> PersonalModel:
-        """Register a Hugging Face id, as ``owner/name`` or ``owner/name@revision``."""
+        """Register a Hugging Face id: ``owner/name``, or of a LoRA ``owner/name/file.safetensors``,
+        either with ``@revision``."""
         if not HUB_ID.fullmatch(hub):
-            raise InvalidRequest(f"hub {hub[:80]!r} is no id; accepted: owner/name", param="hub")
+            message = "accepted: owner/name, owner/name/file.safetensors, each with @revision"
+            raise InvalidRequest(f"hub {hub[:80]!r} is no id; {message}", param="hub")
         return await self._put("hub", hub, owner=owner, name=name, base=base)
 
     async def put_upload(
@@ -114,8 +126,10 @@ class PersonalModels:
 
         Raises:
             InvalidRequest: the name, or what the checkpoint holds, cannot be accepted.
-            UnsupportedField: the base model takes no weights, or the server no uploads.
-            Conflict: the configuration has weights of this name for the base model.
+            UnsupportedField: the base model takes neither weights nor LoRAs, or the server no
+                uploads.
+            Conflict: the configuration has weights or a LoRA of this name for the base model, or a
+                model is called so.
             UnknownModel, ModelNotReady: as of the base model.
             Overloaded: the owner has too many.
         """
@@ -128,8 +142,10 @@ class PersonalModels:
         await self._images.put_file(key, file)
         try:
             return await self._put("upload", url, owner=owner, name=name, base=base, key=key)
-        except BaseException:
-            await asyncio.shield(self._images.delete([key]))
+        except StorageFailure:
+            raise  # nobody knows whether the row is kept: the sweep looks again
+        except AtelierError:
+            await self._images.delete([key])
             raise
 
     async def run(self, interval: float) -> None:
@@ -144,12 +160,21 @@ class PersonalModels:
                 logger.exception("uploaded weights could not be swept, trying again")
 
     async def sweep(self) -> None:
-        """Remove uploads that no model names, such as replaced ones."""
+        """Remove uploads that no model and no unfinished job names, such as replaced ones."""
         oldest = self._clock() - GRACE_SECONDS
         kept = [kept async for kept in self._images.list(FOLDER) if kept.modified_at < oldest]
         for start in range(0, len(kept), BATCH):
-            keys = {upload.key for upload in kept[start : start + BATCH]}
-            await self._images.delete(keys - await self._store.needed(keys))
+            await self._remove([upload.key for upload in kept[start : start + BATCH]])
+
+    async def _remove(self, keys: Collection[str]) -> None:
+        """Remove those uploads that are not needed.
+
+        NOTE: in this order. Who adds a job looks for the model again afterwards: either its job is
+        seen here, or it sees that the model is gone.
+        """
+        unneeded = set(keys) - await self._store.needed(keys)
+        unneeded -= await self._jobs.awaited_uploads(unneeded)
+        await self._images.delete(unneeded)
 
     async def _put(
         self, kind: str, location: str, *, owner: str, name: str, base: str, key: str = ""
@@ -165,7 +190,13 @@ class PersonalModels:
             owner=owner,
             name=name,
             base=card.id,
-            source=replace(source, location=checked.location),
+            source=replace(
+                source,
+                location=checked.location,
+                is_lora=checked.is_lora,
+                digest=checked.digest,
+                num_values=checked.num_values,
+            ),
             key=key,
             parts=checked.parts,
             num_bytes=checked.num_bytes,
@@ -180,19 +211,23 @@ class PersonalModels:
         if not NAME.fullmatch(name):
             message = "a name is 1 to 128 letters, digits and characters of _.@+:-"
             raise InvalidRequest(message, param="name")
-        card = resolve(self._models.statuses(), base)
-        if not card.takes_weights:
+        statuses = self._models.statuses()
+        card = resolve(statuses, base)
+        if not (card.takes_weights or card.takes_loras):
             raise UnsupportedField(f"model {card.id!r} takes no weights but its own", param="base")
-        if name in card.weights:
-            message = f"the configuration of {card.id!r} has weights {name!r} already"
-            raise Conflict(message, param="name")
+        for kind, names in (("weights", card.weights), ("a LoRA", card.loras)):
+            if name in names:
+                message = f"the configuration of {card.id!r} has {kind} {name!r} already"
+                raise Conflict(message, param="name")
+        if any(status.card and status.card.has_name(name) for status in statuses):
+            raise Conflict(f"a hosted model is called {name!r}", param="name")
         return card
 
     def _locate(self, path: str) -> str:
         """The path without symbolic links, when it is in one of the folders."""
         if not self._folders:
             raise UnsupportedField("this server takes no checkpoints by path", param="path")
-        if "\0" in path or not path:
+        if "\0" in path or not 0 < len(path) <= MAX_PATH_LENGTH:
             raise InvalidRequest("path must be the path of a file or folder", param="path")
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(os.path.realpath(folder)) for folder in self._folders):

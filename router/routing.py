@@ -119,11 +119,11 @@ def admit(card: ModelCard, request: GenerationRequest) -> GenerationRequest:
 def _check_loras(card: ModelCard, request: GenerationRequest) -> None:
     """Raise ``InvalidRequest`` for a LoRA that the model has not, or that acts too strongly."""
     uses = request.all_loras
-    if len({use.name for use in uses}) > MAX_LORAS:
-        message = f"{len(uses)} LoRAs are too many; accepted: at most {MAX_LORAS}"
+    if (num_loras := len({use.name for use in uses})) > MAX_LORAS:
+        message = f"{num_loras} LoRAs are too many; accepted: at most {MAX_LORAS}"
         raise InvalidRequest(message, param="loras")
     for use in uses:
-        if use.name not in card.loras:
+        if use.source is None and use.name not in card.loras:
             known = ", ".join(card.loras) or "none"
             raise InvalidRequest(
                 f"unknown LoRA {use.name!r:.200} for {card.id!r}; known: {known}", param="loras"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from deployments.errors import (
     AtelierError,
     Cancelled,
+    Conflict,
     InvalidRequest,
     JobNotFound,
     NotFound,
@@ -17,6 +17,7 @@ from deployments.errors import (
     error_for,
 )
 from deployments.types import Evicted, GenerationRequest, Load, ModelCard
+from router.belongings import Belongings, Variant, names_of
 from router.dispatch import Dispatcher
 from router.events import EventHub, JobNews
 from router.files import Files
@@ -31,8 +32,9 @@ from router.job import (
     store_request,
 )
 from router.models import Models, ModelStatus
+from router.overview import Overview, overview
 from router.personal_models import PersonalModels
-from router.routing import admit, choose, resolve
+from router.routing import choose, resolve
 from router.store.images import ImageStore
 from router.store.jobs import JobPage, JobStore
 
@@ -108,16 +110,43 @@ class GenerationService:
             loads=self._dispatcher.loads,
         )
 
+    async def belongings(self, *, owner: str) -> Belongings:
+        """The weights and LoRAs that an owner has registered."""
+        return await self.personal.belongings(owner=owner)
+
+    async def variants(self, *, owner: str) -> tuple[Variant, ...]:
+        """All that draws under a name for this owner: the models that serve, and weights."""
+        return (await self.belongings(owner=owner)).variants(self.cards())
+
+    async def variant(self, name: str, *, owner: str) -> Variant:
+        """What a name stands for to this owner. Raises as ``resolve``."""
+        own = await self._named([name], owner=owner)
+        return own.resolve(self._models.statuses(), name)
+
+    async def meant(self, request: GenerationRequest, *, owner: str) -> GenerationRequest:
+        """The request with the id of the hosted model that its model's name means, and with the
+        weights, where it means those. Raises as ``resolve``."""
+        if request.model is None:
+            return request
+        own = await self._named([request.model], owner=owner)
+        return own.meant(self._models.statuses(), request)
+
     async def find_weights(
         self, names: Sequence[str], card: ModelCard, *, owner: str
     ) -> str | None:
         """The first of the names of weights that a model has for this owner: his own, or those of
         its configuration. None is the model itself."""
-        for name in names:
-            is_known = name in card.weights
-            if is_known or await self.personal.find(name, card, owner=owner):
-                return name
-        return None
+        own = await self.belongings(owner=owner)
+        known = (name for name in names if name in card.weights or own.weights(name, card))
+        return next(known, None)
+
+    async def refresh(self) -> None:
+        """Learn anew what the models offer, such as LoRAs that were put into their folders."""
+        await self._models.refresh()
+
+    async def overview(self) -> Overview:
+        """What the cluster runs, and what it holds of each device's memory."""
+        return overview(await self._models.applications())
 
     async def evict(self) -> Evicted:
         """Drop idle weights everywhere."""
@@ -142,12 +171,14 @@ class GenerationService:
 
         The job waits for the model that its first request names, else the first of ``prefer`` that
         can do the work, else the least loaded capable one. Its other requests run on that, too, but
-        for those that name another. Input pictures are kept before the row.
+        for those that name another. Input pictures are kept before the row. Names of models may be
+        those of weights; a script's ``weights`` are further names that it may come to use.
 
         Raises:
             InvalidRequest, UnknownModel, ModelNotReady: see ``routing``.
             Overloaded: too many jobs wait already.
-            Conflict: the idempotency key came with another body, or ``job_id`` is taken.
+            Conflict: the idempotency key came with another body, ``job_id`` is taken, or weights
+                that a request names were removed just now.
             StorageFailure: the job could not be kept; it was not accepted.
         """
         if not requests:
@@ -157,12 +188,17 @@ class GenerationService:
             return first
         for request in requests:
             _check_texts(request)
-        card = self.choose(requests[0], prefer=prefer)
-        admitted = [await self._admit(request, card, owner=owner) for request in requests]
+        script_args = (details or {}).get("script_args", {})
+        names = names_of(requests) | frozenset(script_args.get("weights", ()))
+        own = await self._named(names, owner=owner)
+        meant = [own.meant(self._models.statuses(), request) for request in requests]
+        card = self.choose(meant[0], prefer=prefer)
+        admitted = [own.admit(self._card_of(request, card), request) for request in meant]
         self._check_queue()
         stored = await self._store_inputs(admitted)
         job = new_job(
             stored,
+            own=own.among(names),
             api=api,
             owner=owner,
             model=card.id,
@@ -172,9 +208,7 @@ class GenerationService:
             details=details or {},
             id=job_id,
         )
-        job = await self._jobs.add(job, idempotency=idempotency)
-        self._dispatcher.wake(job.model)
-        return job
+        return await self._add(job, idempotency=idempotency)
 
     async def enqueue(
         self,
@@ -192,18 +226,23 @@ class GenerationService:
         """Accept a job whose script makes its own requests, while it runs, of one or more models.
 
         Args:
-            args: what the script needs (JSON values); ``models`` lists the ids of those it may ask.
+            args: what the script needs (JSON values); ``models`` lists the ids of those it may ask,
+                ``weights`` the names of weights and LoRAs that it may use.
             model: id of the model whose queue it waits in; "" when it needs none.
             name: the client's id of the job; see ``Job.name``.
             input_keys: keys of the kept pictures that it needs. The script finds their bytes, in
                 order, in the ``images`` of its one request.
 
-        Raises ``Overloaded``, ``Conflict`` (the name runs already), ``StorageFailure``.
+        Raises ``Overloaded``, ``Conflict`` (the name runs already, or weights were removed just
+        now), ``StorageFailure``.
         """
         self._check_queue()
+        names = frozenset(args.get("weights", ()))
+        own = await self._named(names, owner=owner)
         request = StoredRequest(request=GenerationRequest(prompt=""), image_keys=tuple(input_keys))
         job = new_job(
             (request,),
+            own=own.among(names),
             api=api,
             owner=owner,
             model=model,
@@ -211,9 +250,7 @@ class GenerationService:
             priority=priority,
             details={**(details or {}), "script": script, "script_args": args},
         )
-        job = await self._jobs.add(job)
-        self._dispatcher.wake(job.model)
-        return job
+        return await self._add(job)
 
     async def find(self, idempotency: Idempotency | None, *, api: str, owner: str) -> Job | None:
         """The job that a key brought before, whatever else has changed; None when it is new.
@@ -369,15 +406,23 @@ class GenerationService:
         """The card of the model that the request names, else the job's."""
         return card if request.model in (None, card.id) else self.choose(request)
 
-    async def _admit(
-        self, request: GenerationRequest, card: ModelCard, *, owner: str
-    ) -> GenerationRequest:
-        """See ``routing.admit``; weights of the owner's own come with their source."""
-        card = self._card_of(request, card)
-        if request.weights is not None:
-            own = await self.personal.find(request.weights, card, owner=owner)
-            request = replace(request, weights_source=own.source if own else None)
-        return admit(card, request)
+    async def _named(self, names: Collection[str], *, owner: str) -> Belongings:
+        """What the owner has registered; nothing, without asking the store, when all of the names
+        are models'."""
+        cards = self._models.cards()
+        if all(any(card.has_name(name) for card in cards) for name in names):
+            return Belongings()
+        return await self.belongings(owner=owner)
+
+    async def _add(self, job: Job, *, idempotency: Idempotency | None = None) -> Job:
+        """Make a job durable, and let it run."""
+        added = await self._jobs.add(job, idempotency=idempotency)
+        keys = job.upload_keys if added.id == job.id else ()
+        if keys and not await self.personal.are_kept(keys):
+            await self._cancel(job.id)
+            raise Conflict("weights that the request names were removed just now", param="weights")
+        self._dispatcher.wake(added.model)
+        return added
 
     def _check_queue(self) -> None:
         waiting = self._dispatcher.num_queued

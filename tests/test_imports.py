@@ -20,9 +20,14 @@ MODULES = sorted(
 
 #: Packages that only these modules (prefixes) may import.
 FOREIGN = {
-    "torch": ("deployments.engine.runner", "deployments.families", "deployments.sketch"),
-    "diffusers": ("deployments.families", "deployments.sketch"),
-    "transformers": ("deployments.families", "deployments.sketch"),
+    "torch": (
+        "deployments.engine.runner",
+        "deployments.families",
+        "deployments.sketch",
+        "benchmarks.qwen_device",
+    ),
+    "diffusers": ("deployments.families", "deployments.sketch", "benchmarks.qwen_device"),
+    "transformers": ("deployments.families", "deployments.sketch", "benchmarks.qwen_device"),
     "ray": (
         "deployments.app",
         "deployments.request_router",
@@ -41,6 +46,7 @@ OURS = {
     "router.apis": (
         "router.apis",
         "router.service",
+        "router.belongings",
         "router.job",
         "router.auth",
         "router.pictures",

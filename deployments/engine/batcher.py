@@ -28,9 +28,9 @@ from typing import Final, TypeAlias
 
 from deployments.engine.memory import Stand
 from deployments.engine.second_pass import second_request
-from deployments.engine.share import num_rows
+from deployments.engine.share import Appetite, num_rows
 from deployments.engine.state import RequestState
-from deployments.types import GenerationRequest
+from deployments.types import GenerationRequest, LoraUse
 
 MAX_ENCODES: Final = 4
 MAX_TURNS: Final = 16
@@ -38,6 +38,9 @@ MAX_OVERTAKEN: Final = 8
 
 #: Pictures in flight hold at most so many times the rows of one forward.
 MAX_FILL: Final = 4
+
+#: Of models whose work takes nothing that is known.
+UNKNOWN: Final = Appetite()
 
 #: After so many turns a limit that memory forced down is tried at twice its value again.
 REGROW_TURNS: Final = 256
@@ -49,6 +52,7 @@ class Waiting:
 
     request_id: str
     weights: str | None
+    loras: tuple[LoraUse, ...]
     num_bytes: int
     work: float
     came: float
@@ -58,12 +62,14 @@ class Waiting:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Place:
-    """One picture in flight. ``came`` counts image tokens, ``turn`` the turns of the loop."""
+    """One picture in flight. ``came`` counts image tokens, ``turn`` the turns of the loop;
+    ``decode_tokens`` are those of the finished picture alone."""
 
     request_id: str
     state: RequestState
     came: float
     turn: int
+    decode_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,9 @@ class Decode:
 
 Work: TypeAlias = Fetch | Encode | Denoise | Decode
 
+#: How a set of weights, work of so many bytes, and LoRAs stand with the pool.
+Standing: TypeAlias = Callable[[str | None, int, tuple[LoraUse, ...]], Stand]
+
 
 class Batcher:
     """Owns the queue of waiting requests and the pictures in flight.
@@ -129,13 +138,15 @@ class Batcher:
     Args:
         max_rows: rows of one forward pass (pictures, when decoding).
         max_tokens: image tokens of one forward pass, over all rows. One picture always runs.
+        appetite: what work takes of memory.
     """
 
-    def __init__(self, *, max_rows: int, max_tokens: int) -> None:
+    def __init__(self, *, max_rows: int, max_tokens: int, appetite: Appetite = UNKNOWN) -> None:
         self._max_rows = max_rows
         self._max_tokens = max_tokens
+        self._appetite = appetite
         self._limits: dict[type[Work], int] = {Denoise: max_tokens, Decode: max_tokens}
-        self._bounds: dict[type[Work], int] = {}
+        self._max_bytes: int | None = None
         self._waiting: dict[str, Waiting] = {}
         self._places: list[Place] = []
         self._clock = 0.0
@@ -147,31 +158,54 @@ class Batcher:
         """Whether there is nothing to do."""
         return not self._waiting and not self._places
 
-    def add(self, request_id: str, weights: str | None, work: float, *, num_bytes: int = 0) -> None:
+    def add(
+        self,
+        request_id: str,
+        weights: str | None,
+        work: float,
+        *,
+        num_bytes: int = 0,
+        loras: tuple[LoraUse, ...] = (),
+    ) -> None:
         """Let a request wait for its encoding.
 
         Args:
             work: estimates its tokens times rows times steps.
-            num_bytes: what a picture of it takes beside the weights.
+            num_bytes: what a picture of it takes beside the weights and LoRAs.
         """
         self._waiting[request_id] = Waiting(
             request_id=request_id,
             weights=weights,
+            loras=loras,
             num_bytes=num_bytes,
             work=work,
             came=self._clock,
         )
 
-    def bound(self, num_denoised: int, num_decoded: int) -> None:
-        """Let no forward pass, and no decoding, have more image tokens, but for a single picture:
-        what memory holds at the moment."""
-        self._bounds = {Denoise: num_denoised, Decode: num_decoded}
+    def bound(self, num_bytes: int | None) -> None:
+        """Let no forward pass, and no decoding, take more of memory, but for a single picture: what
+        is free at the moment. None is no bound."""
+        self._max_bytes = num_bytes
 
-    def admit(self, request_id: str, states: Sequence[RequestState]) -> None:
+    def bytes_of(self, work: Work) -> int:
+        """What a forward pass, or a decoding, takes of memory."""
+        if not isinstance(work, Denoise | Decode):
+            return 0
+        return sum(self._bytes(place, type(work)) for place in work.places)
+
+    def admit(
+        self, request_id: str, states: Sequence[RequestState], *, decode_tokens: float = 0.0
+    ) -> None:
         """Turn a waiting request into its pictures; they keep the time at which it came."""
         came = self._waiting.pop(request_id).came
         self._places += [
-            Place(request_id=request_id, state=state, came=came, turn=self._turn)
+            Place(
+                request_id=request_id,
+                state=state,
+                came=came,
+                turn=self._turn,
+                decode_tokens=decode_tokens,
+            )
             for state in states
         ]
 
@@ -184,9 +218,8 @@ class Batcher:
         self._waiting.pop(request_id, None)
         self._places = [place for place in self._places if place.request_id != request_id]
 
-    def choose(self, stand: Callable[[str | None, int], Stand]) -> Work | None:
-        """What to do next; changes nothing. ``stand`` says how weights, and work that takes so many
-        bytes beside them, stand with the pool."""
+    def choose(self, stand: Standing) -> Work | None:
+        """What to do next; changes nothing."""
         to_step = [place for place in self._places if not place.state.is_denoised]
         to_decode = [place for place in self._places if place.state.is_denoised]
         arrival = self._next_arrival(stand)
@@ -224,7 +257,7 @@ class Batcher:
     def _grown(self, limit: int) -> int:
         return min(self._max_tokens, limit * 2)
 
-    def _next_arrival(self, stand: Callable[[str | None, int], Stand]) -> Fetch | Encode | None:
+    def _next_arrival(self, stand: Standing) -> Fetch | Encode | None:
         num_rows = sum(place.state.num_rows for place in self._places)
         if self._places and num_rows >= MAX_FILL * self._max_rows:
             return None
@@ -236,7 +269,7 @@ class Batcher:
             # what others wait for.
             if is_closed and not waiting.has_fetched:
                 continue
-            match stand(waiting.weights, waiting.num_bytes):
+            match stand(waiting.weights, waiting.num_bytes, waiting.loras):
                 case Stand.ABSENT:
                     return Fetch(waiting.request_id, tuple(overtaken))
                 case Stand.READY:
@@ -257,16 +290,29 @@ class Batcher:
         ranked = sorted(places, key=self._rank)
         first, chosen = ranked[0], [ranked[0]]
         rows, tokens = _size(first, kind)
-        limit = min(self._limits[kind], self._bounds.get(kind, self._max_tokens))
+        taken, limit = self._bytes(first, kind), self._limits[kind]
         for place in ranked[1:]:
             if _group(place, kind) != _group(first, kind):
                 continue
             more_rows, more_tokens = _size(place, kind)
             if rows + more_rows > self._max_rows or tokens + more_tokens > limit:
                 continue
-            rows, tokens = rows + more_rows, tokens + more_tokens
+            more = self._bytes(place, kind)
+            if self._max_bytes is not None and taken + more > self._max_bytes:
+                continue
+            rows, tokens, taken = rows + more_rows, tokens + more_tokens, taken + more
             chosen.append(place)
         return tuple(chosen)
+
+    def _bytes(self, place: Place, kind: type[Work]) -> int:
+        """What a picture takes of memory."""
+        state = place.state
+        if kind is Denoise:
+            tokens = state.tokens + state.prompt_tokens
+            return self._appetite.to_denoise(tokens, state.num_rows)
+        if state.request.ends_in_latents:
+            return 0
+        return self._appetite.to_decode(place.decode_tokens)
 
 
 def _group(place: Place, kind: type[Work]) -> Hashable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from threading import Thread
@@ -16,10 +16,10 @@ from deployments.engine.flight import Flight
 from deployments.engine.inbox import Inbox
 from deployments.engine.inline import Runner
 from deployments.engine.memory import Budget, WeightsPool
-from deployments.engine.pipeline import FETCHING, Outcome, Pipeline
-from deployments.engine.share import Share
-from deployments.errors import AtelierError, Cancelled, GenerationFailed, OutOfMemory
-from deployments.types import Evicted, GenerationRequest, Load
+from deployments.engine.pipeline import FETCHING, Outcome, Pipeline, without_frames
+from deployments.engine.share import Share, final_tokens
+from deployments.errors import AtelierError, Cancelled, GenerationFailed, MemoryExceeded
+from deployments.types import Evicted, GenerationRequest, Load, LoraUse
 
 if TYPE_CHECKING:
     from deployments.engine.state import RequestState
@@ -61,12 +61,17 @@ class Engine:
         share: Share = UNBOUNDED,
         tokens_per_pixel: float = 1 / 64,
     ) -> None:
+        self._family = family
         self._runner = runner
+        self._device = runner.device
         self._inbox = Inbox()
-        self._batcher = Batcher(max_rows=max_batch_rows, max_tokens=max_batch_tokens)
+        self._batcher = Batcher(
+            max_rows=max_batch_rows, max_tokens=max_batch_tokens, appetite=share.appetite
+        )
         self._pool = WeightsPool(
             partial(runner.load, family.load_weights),
             replace(budget, max_total_bytes=share.usable_bytes),
+            additions=family.loras,
             expect=family.expected_bytes,
             open_thread=runner.open,
             on_loaded=self._inbox.wake,
@@ -94,28 +99,45 @@ class Engine:
     def add(self, request_id: str, request: GenerationRequest, listener: Listener) -> None:
         """Take a request whose params are all filled in; ``listener`` hears of it from now on.
 
-        Raises ``Conflict`` for an id in flight and ``ModelNotReady`` after ``stop``.
+        Raises ``MemoryExceeded`` for one that the memory never holds, ``Conflict`` for an id in
+        flight and ``ModelNotReady`` after ``stop``.
         """
         flight = Flight(request_id=request_id, request=request, listener=listener)
         flight.estimate = estimate(request, self._tokens_per_pixel)
         flight.num_bytes = self._share.bytes_of(request, self._tokens_per_pixel)
+        self._pool.check(request.weights, flight.num_bytes, flight.loras)
         self._inbox.add(flight)
+
+    def prepare(
+        self, weights: str | None, loras: Collection[LoraUse], read: Callable[[], None]
+    ) -> None:
+        """Let ``read`` bring a request's LoRAs into memory, if there is room for them now; else
+        they are read when the request is encoded. Any thread but the engine's may call."""
+        with self._pool.room(weights, loras) as has_room:
+            if has_room:
+                read()
 
     def cancel(self, request_id: str) -> bool:
         """End a request before its next step, with ``Failed(Cancelled)``; False if it has ended."""
         return self._inbox.cancel(request_id)
 
     def load(self) -> Load:
-        """How busy the engine is."""
-        flights = self._inbox.flights
+        """How busy the engine is, and how full."""
+        flights, stock = self._inbox.flights, self._pool.stock()
         num_waiting = sum(flight.is_waiting for flight in flights)
         return Load(
             num_running=len(flights) - num_waiting,
             num_waiting=num_waiting,
             work=sum(flight.work for flight in flights),
             resident_weights=self._pool.names,
-            weight_bytes=self._pool.num_bytes,
-            memory_bytes=self._share.num_bytes,
+            weight_bytes=stock.weight_bytes,
+            lora_bytes=stock.lora_bytes,
+            work_bytes=stock.work_bytes,
+            picture_bytes=self._share.picture_bytes,
+            host_bytes=self._family.host_bytes,
+            memory_bytes=self._share.num_bytes if self._share.is_reserved else None,
+            holdings=stock.holdings,
+            device=self._device,
         )
 
     def evict(self) -> Evicted:
@@ -162,6 +184,7 @@ class Engine:
             work = self._batcher.choose(self._pool.stand)
             if work is None:
                 return None if self._batcher.is_empty else PAUSE
+            self._pool.reserve(max(self._pool.work_bytes, self._batcher.bytes_of(work)))
             self._settle(work, self._run(work))
         except Exception:
             logger.exception("a turn of the engine failed: the requests concerned end")
@@ -179,6 +202,7 @@ class Engine:
                 flight.request.weights,
                 flight.estimate,
                 num_bytes=flight.num_bytes,
+                loras=flight.loras,
             )
         for flight in cancelled:
             self._end(flight, Failed(error=Cancelled("the request was cancelled")))
@@ -212,12 +236,9 @@ class Engine:
 
         Who has had weights fetched counts, too: so nobody waits for another who waits for him.
         """
-        if self._share.num_bytes is None:
-            return
         under_way = (f for f in self._flights.values() if f.has_fetched or not f.is_waiting)
         self._pool.reserve(max((flight.num_bytes for flight in under_way), default=0))
-        if (bounds := self._share.max_tokens(self._pool.num_bytes)) is not None:
-            self._batcher.bound(*bounds)
+        self._batcher.bound(self._share.free_bytes(self._pool.held_bytes))
 
     def _end_unfetched(self) -> None:
         """End the requests whose weights could not be loaded."""
@@ -237,11 +258,12 @@ class Engine:
         self._learn_tokens(states[0])
         flight.num_bytes = max(flight.num_bytes, self._share.bytes_of_state(states[0]))
         try:
-            self._pool.check(flight.request.weights, flight.num_bytes)
-        except OutOfMemory as error:
-            self._end(flight, Failed(error=error))
+            self._pool.check(flight.request.weights, flight.num_bytes, flight.loras)
+        except MemoryExceeded as error:
+            self._end(flight, Failed(error=without_frames(error)))
             return
-        self._batcher.admit(flight.request_id, states)
+        finished = final_tokens(flight.request, self._tokens_per_pixel)
+        self._batcher.admit(flight.request_id, states, decode_tokens=finished)
         self._tell_progress(flight)
 
     def _settle(self, work: Work, outcomes: list[Outcome]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from deployments.engine.events import Finished, Listener, Picture, Stepped
 from deployments.engine.second_pass import num_steps
 from deployments.engine.state import RequestState, picture_seed
-from deployments.types import GenerationRequest
+from deployments.types import GenerationRequest, LoraUse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class Flight:
     Attributes:
         added: when it was added, on the monotonic clock, in seconds.
         estimate: its work while it waits: timesteps times rows times image tokens.
-        num_bytes: what each of its pictures takes at once beside the weights.
+        num_bytes: what each of its pictures takes at once beside the weights and LoRAs.
         has_fetched: whether its weights were loaded, or are, for it.
         states: one per picture, in order; empty until it is encoded.
         values: finished pictures by their index: pixels, or latents where those are asked for.
@@ -45,6 +45,11 @@ class Flight:
     max_batch_rows: int = 0
     told: int = -1
     num_previews: int = 0
+
+    @property
+    def loras(self) -> tuple[LoraUse, ...]:
+        """Those that it uses."""
+        return self.request.all_loras
 
     @property
     def is_waiting(self) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from deployments.engine.device import host_device
+from deployments.types import Device
+
 T = TypeVar("T")
 
 
@@ -41,8 +44,8 @@ class Runner(Protocol):
         ...
 
     @property
-    def total_bytes(self) -> int | None:
-        """All memory of the device; None when it is the host's own."""
+    def device(self) -> Device:
+        """What it runs on, and how much memory that has."""
         ...
 
     def bound(self, num_bytes: int) -> None:
@@ -74,8 +77,9 @@ class InlineRunner:
         """Nothing to give back."""
 
     @property
-    def total_bytes(self) -> None:
-        """Unknown."""
+    def device(self) -> Device:
+        """The host's own memory."""
+        return host_device()
 
     def bound(self, num_bytes: int) -> None:
         """Nothing can be kept."""

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: What is being done when weights are loaded, for the log and the caller.
 FETCHING: Final = "loading the weights of"
-OUT_OF_MEMORY: Final = "the request does not fit the device's memory; ask for a smaller picture"
+OUT_OF_MEMORY: Final = "the device has no memory left for the request; ask for a smaller picture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Pipeline:
         self, request_id: str, request: GenerationRequest, num_bytes: int
     ) -> AtelierError | None:
         """Begin to load the request's weights for it; the error when that cannot even begin."""
-        begin = partial(self._pool.fetch, request.weights, num_bytes)
+        begin = partial(self._pool.fetch, request.weights, num_bytes, request.all_loras)
         return self._attempt(begin, request_id, FETCHING, can_repeat=False)
 
     def explain(self, error: Exception, request_id: str, stage: str) -> AtelierError:
@@ -90,8 +90,13 @@ class Pipeline:
         self, request_id: str, request: GenerationRequest, num_bytes: int
     ) -> tuple[RequestState, ...] | AtelierError:
         """The request's pictures; its weights are acquired then, and released after an error."""
+        with self._pool.announced(request.all_loras):
+            return self._encode(request_id, request, num_bytes)
 
-        acquire = partial(self._pool.acquire, request.weights, num_bytes)
+    def _encode(
+        self, request_id: str, request: GenerationRequest, num_bytes: int
+    ) -> tuple[RequestState, ...] | AtelierError:
+        acquire = partial(self._pool.acquire, request.weights, num_bytes, request.all_loras)
         weights = self._attempt(acquire, request_id, FETCHING)
         if isinstance(weights, AtelierError):
             return weights
@@ -208,11 +213,17 @@ class Pipeline:
     def _told(self, error: Exception, request_id: str, stage: str) -> AtelierError:
         """The error for the caller: ours as it is, anything else logged and kept from him."""
         if isinstance(error, AtelierError):
-            return error.with_traceback(None)
+            return without_frames(error)
         logger.error("request_id=%s failed while %s", request_id, stage, exc_info=error)
         if self._runner.is_lost:
             return WorkerLost("the device that ran the request failed")
         return GenerationFailed(f"the model failed while {stage} the request")
+
+
+def without_frames(error: AtelierError) -> AtelierError:
+    """The error, with nothing kept alive of the work that raised it: no tensors, and no LoRAs."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _checked(place: Place, value: Any) -> Outcome:

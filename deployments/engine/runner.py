@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable
-from pathlib import Path
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
+
+from deployments.engine.device import host_device
+from deployments.types import Device
 
 T = TypeVar("T")
 
@@ -52,13 +57,10 @@ class TorchRunner:
     def measure(self, function: Callable[..., T], *args: object) -> tuple[T, int]:
         """As ``run``, and the most bytes that it took meanwhile.
 
-        On a CPU that is the growth of the process, where Linux tells it: about, and only while
-        nothing else in the process works.
+        On a CPU those are of tensors, without what the libraries' own code takes besides.
         """
         if self._device.type != "cuda":
-            before = _reset_peak()
-            result = self.run(function, *args)
-            return result, max(0, _memory("VmHWM") - before)
+            return self._measure_tensors(function, *args)
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         allocated = torch.cuda.memory_allocated(self._device)
@@ -66,17 +68,32 @@ class TorchRunner:
         torch.cuda.synchronize(self._device)
         return result, torch.cuda.max_memory_allocated(self._device) - allocated
 
+    def _measure_tensors(self, function: Callable[..., T], *args: object) -> tuple[T, int]:
+        # The profiler's library tells on the standard error whenever it starts, unless it must not.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profile:
+            result = self.run(function, *args)
+        events = profile.kineto_results.events()
+        steps = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        return result, max(accumulate((step for _, step in steps), initial=0))
+
     @property
-    def total_bytes(self) -> int | None:
-        """All memory of a GPU; None on a CPU."""
+    def device(self) -> Device:
+        """The GPU, or the host's own memory."""
         if self._device.type != "cuda":
-            return None
-        return int(torch.cuda.get_device_properties(self._device).total_memory)
+            return host_device()
+        properties = torch.cuda.get_device_properties(self._device)
+        return Device(
+            node=socket.gethostname(),
+            id=f"GPU-{properties.uuid}",
+            name=properties.name,
+            total_bytes=int(properties.total_memory),
+        )
 
     def bound(self, num_bytes: int) -> None:
         """On a GPU, let the allocator refuse more: neighbours on the card keep their shares."""
-        total = self.total_bytes
-        if total is not None:
+        if self._device.type == "cuda":
+            total = torch.cuda.get_device_properties(self._device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._device)
 
     def trim(self) -> None:
@@ -95,24 +112,6 @@ class TorchRunner:
         # tensors, are freed before the cache is emptied.
         self.trim()
         raise MemoryError("the device has no memory left for this work")
-
-
-def _reset_peak() -> int:
-    """Forget the process's peak of memory, and return what it has now."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _memory("VmHWM")
-    return _memory("VmRSS")
-
-
-def _memory(field: str) -> int:
-    """A figure of the process's memory, in bytes; 0 where there is no ``/proc``."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

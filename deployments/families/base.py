@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from deployments.config import ModelConfig
     from deployments.engine.state import RequestState, Row
+    from deployments.families.lora import Loras
     from deployments.sources import Sources
     from deployments.types import CheckedWeights, GenerationRequest, Mode, WeightsSource
 
@@ -38,7 +39,7 @@ class Family(ABC):
             ``GenerationRequest.latents`` and has ``latents``; the gateway asks nothing of the sort
             of other families.
         sources: where the sets of ``load_weights`` are read from; None when it has but its own.
-        lora_names: names of ``GenerationRequest.loras`` that it knows.
+        loras: owns the LoRAs, which requests may use; None when the family takes none.
     """
 
     modes: tuple[Mode, ...]
@@ -50,7 +51,7 @@ class Family(ABC):
     reference_side: int = 0
     has_latents: ClassVar[bool] = False
     sources: Sources | None = None
-    lora_names: tuple[str, ...] = ()
+    loras: Loras | None = None
 
     @classmethod
     @abstractmethod
@@ -83,6 +84,11 @@ class Family(ABC):
     def evict(self) -> Evicted:
         """Let go of what ``prepare`` read and no request uses. Any thread may call."""
         return Evicted(weights=(), num_bytes=0)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of the host's memory that keep what a GPU may need. Any thread may ask."""
+        return 0
 
     def expected_bytes(self, name: str | None) -> int:  # noqa: ARG002
         """About how many bytes ``load_weights(name)`` will take; never less, where it is known."""

@@ -43,14 +43,24 @@ def read_pipeline(pipeline: str, folder: str, options: Mapping[str, Any]) -> Any
 def num_bytes(modules: Iterable[Any]) -> int:
     """Bytes of the modules' parameters and buffers; of quantized ones, those they are made of."""
     return sum(
-        _num_bytes(tensor)
+        tensor_bytes(tensor)
         for module in modules
         for tensor in (*module.parameters(), *module.buffers())
     )
 
 
-def _num_bytes(tensor: Any) -> int:
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return int(tensor.numel() * tensor.element_size())
-    names, _ = tensor.__tensor_flatten__()
-    return sum(_num_bytes(getattr(tensor, name)) for name in names)
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes of a parameter or buffer, with the scales that a quantized one has beside it."""
+    if hasattr(tensor, "__tensor_flatten__"):  # torchao's
+        names, _ = tensor.__tensor_flatten__()
+        return sum(tensor_bytes(getattr(tensor, name)) for name in names)
+    scales = _scales(getattr(tensor, "quant_state", None))  # of bitsandbytes' four-bit ones
+    return int(tensor.numel() * tensor.element_size()) + sum(map(tensor_bytes, scales))
+
+
+def _scales(state: Any) -> list[Any]:
+    """Tensors of a bitsandbytes ``QuantState``, whose scales may be quantized themselves."""
+    if state is None:
+        return []
+    own = [state.absmax, state.code]
+    return [*own, *_scales(getattr(state, "state2", None))]

@@ -46,10 +46,15 @@ def guided(state: RequestState, predictions: Sequence[Tensor]) -> Tensor:
 
 def leave_out_negative(state: RequestState) -> None:
     """Let the visit that follows go without guidance if it is one of every second ones and its
-    noise is below ``min_uncond_sigma``. To be called when the scheduler has stepped."""
+    noise is below ``min_uncond_sigma``. To be called when the scheduler has stepped.
+
+    Never where the other parts' weights are no shares of a whole that could stand alone.
+    """
     following, least = state.step + 1, state.request.params.min_uncond_sigma
     state.num_left_out = 0
     if least <= 0 or following % 2 == 0 or following >= state.num_timesteps:
+        return
+    if sum(branch.weight for branch in state.branches if not branch.is_negative) <= 0:
         return
     if sigma(state.scheduler, state.timesteps[following : following + 1]) < least:
         state.num_left_out = sum(branch.is_negative for branch in state.branches)

@@ -23,6 +23,7 @@ from deployments.families.checkpoint import Weights, num_bytes, read_pipeline
 from deployments.families.fitter import Fitter
 from deployments.families.given import Given, undrawn_latents
 from deployments.families.guidance import conditioning_of, guided, settle
+from deployments.families.lora import Loras
 from deployments.families.lora_file import convert_stable_diffusion
 from deployments.families.lora_source import open_loras
 from deployments.families.personal import PersonalModules
@@ -72,6 +73,7 @@ class LatentDiffusion(Family):
     has_latents = True
     options = frozenset({"fixed_loras", "lora_folder", "loras", "max_lora_bytes"})
     sources: Sources
+    loras: Loras
     pipeline: ClassVar[str]
     omitted: ClassVar[dict[str, Any]]
     personal: ClassVar[tuple[str, ...]]
@@ -83,7 +85,6 @@ class LatentDiffusion(Family):
         self.device = pipeline.device
         modules = {part: getattr(pipeline, part) for part in self.personal}
         self.loras = open_loras(config, modules, convert_stable_diffusion(pipeline.unet.config))
-        self.lora_names = self.loras.names
         self._fitter = Fitter()
         self.sources = Sources(config.personal)
         self._own = PersonalModules(modules, config.max_pinned_bytes)
@@ -119,7 +120,12 @@ class LatentDiffusion(Family):
 
     def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
         """See ``Family.check_weights``."""
-        return self._own.check(source, max_bytes)
+        return self.loras.check(source, max_bytes) or self._own.check(source, max_bytes)
+
+    @property
+    def host_bytes(self) -> int:
+        """Of weights' copies for a GPU."""
+        return self._own.copies.num_bytes
 
     def expected_bytes(self, name: str | None) -> int:
         """Of the base's modules, or of as many as weights may replace."""
@@ -128,8 +134,7 @@ class LatentDiffusion(Family):
     def prepare(self, request: GenerationRequest) -> None:
         """Read the request's LoRAs; where memory is short, ``encode`` does, which can make room."""
         with suppress(torch.OutOfMemoryError):
-            for use in request.all_loras:
-                self.loras.get(use.name)
+            self.loras.prepare(request.all_loras)
 
     def evict(self) -> Evicted:
         """Let go of the LoRAs that no request uses, and of weights' copies for a GPU."""

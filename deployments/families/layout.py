@@ -8,7 +8,8 @@ Stable Diffusion names (``model.diffusion_model.``), which diffusers itself conv
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from diffusers.loaders.single_file_utils import (
@@ -25,6 +26,8 @@ UNET_PREFIX: Final = "model.diffusion_model."
 #: Those of the text encoders: of Stable Diffusion 1, and of XL's first and second.
 CLIP_PREFIXES: Final = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 OPEN_CLIP_PREFIX: Final = "conditioner.embedders.1.model."
+#: The most blocks of a UNet under its original names; diffusers goes over all tensors for each.
+MAX_BLOCKS: Final = 256
 #: A name that only an unprefixed UNet has.
 UNET_SIGN: Final = "conv_in.weight"
 #: Files of one module in a diffusers folder, the first kind that is there.
@@ -38,6 +41,19 @@ FILES: Final = (
 
 class Misfit(ValueError):
     """What a checkpoint holds does not fit the base model, or may not be accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the single files of a family's checkpoints are laid out.
+
+    Attributes:
+        wanted: those of the tensors' names, beside the base's modules, that ``sort`` has a use for.
+        sort: a file's tensors by module, under the modules' own names; raises ``Misfit``.
+    """
+
+    wanted: Callable[[Iterable[str], Mapping[str, Any]], list[str]]
+    sort: Callable[[dict[str, Tensor], Mapping[str, Any]], dict[str, dict[str, Tensor]]]
 
 
 def files_of(part: str, names: Iterable[str]) -> Sequence[str]:
@@ -84,6 +100,10 @@ def sort_tensors(
     return sorted_out
 
 
+#: Of Stable Diffusion and SDXL.
+STABLE_DIFFUSION: Final = Layout(wanted, sort_tensors)
+
+
 def renamed(tensors: Mapping[str, Tensor], known: Iterable[str]) -> dict[str, Tensor]:
     """One module's tensors under the names that transformers has for them today."""
     names = set(known)
@@ -100,6 +120,9 @@ def renamed(tensors: Mapping[str, Tensor], known: Iterable[str]) -> dict[str, Te
 def _from_original(
     tensors: dict[str, Tensor], modules: Mapping[str, Any]
 ) -> dict[str, dict[str, Tensor]]:
+    blocks = {tuple(name.removeprefix(UNET_PREFIX).split(".")[:2]) for name in tensors}
+    if len(blocks) > MAX_BLOCKS:
+        raise Misfit(f"it has {len(blocks)} blocks; accepted: at most {MAX_BLOCKS}")
     config = {**modules["unet"].config}
     config.setdefault("class_embed_type", None)
     found = {"unet": convert_ldm_unet_checkpoint(dict(tensors), config)}

@@ -7,7 +7,7 @@ A1111 and ComfyUI users have (``lora_unet_…_to_q.lora_down.weight`` and ``.alp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 #: Where diffusers keeps PEFT's configuration in a file's metadata.
 _CONFIGURATION: Final = "lora_adapter_metadata"
 
+#: What stands in the names of a LoRA's tensors, and of no module's own.
+_MARKS: Final = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
+    *("_lora.down.", "_lora.up."),
+)
+
+#: The most tensors of a file; three for every layer of SDXL are 3200. The libraries' tables take
+#: time that grows with their square.
+MAX_TENSORS: Final = 4096
+
+#: Formats of numbers that a LoRA may have, as safetensors name them.
+_FORMATS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
 #: What stands in the names of tensors that mean another kind of adapter.
 _OTHER_KINDS: Final = {
     "hada_": "LoHa",
@@ -36,6 +49,13 @@ _OTHER_KINDS: Final = {
     "oft_": "OFT",
     "ia3": "IA3",
 }
+
+
+#: What the libraries' tables raise on names and shapes that nobody thought of.
+_STRANGE: Final = (
+    *(LookupError, ValueError, AttributeError, TypeError),
+    *(RuntimeError, ArithmeticError, AssertionError),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +83,21 @@ Layers: TypeAlias = dict[str, dict[str, LowRank]]
 Convert: TypeAlias = Callable[[dict[str, "Tensor"]], Mapping[str, "Tensor"]]
 
 
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are a LoRA's, or another kind of adapter's."""
+    marks = (*_MARKS, *_OTHER_KINDS)
+    return any(mark in name for name in names for mark in marks)
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of the tensors of a safetensors file. Raises ``ValueError`` for any other."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ValueError("it is not a safetensors file") from error
+
+
 def read_layers(
     path: Path, modules: Mapping[str, Module], convert: Convert, *, is_meta: bool = False
 ) -> Layers:
@@ -81,7 +116,7 @@ def read_layers(
             raise ValueError(f"it is {kind}, which is not supported")
     try:
         named = convert(tensors)
-    except (LookupError, ValueError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except _STRANGE as error:
         raise ValueError("its layers have names that mean nothing to this model") from error
     layers = {part: _paired(part, named) for part in modules}
     if not any(layers.values()):
@@ -116,11 +151,24 @@ def convert_stable_diffusion(unet_config: Any) -> Convert:
 
 
 def convert_qwen_image(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of Qwen-Image's forms, by diffusers' own tables."""
-    named: dict[str, Tensor] = QwenImageLoraLoaderMixin.lora_state_dict(dict(tensors))
+    """Of Qwen-Image's forms, by diffusers' own tables, and of such mixtures as they leave out."""
+    spelled = {_peft_name(name): tensor for name, tensor in tensors.items()}
+    named: dict[str, Tensor] = QwenImageLoraLoaderMixin.lora_state_dict(spelled)
     if any(name.startswith("transformer.") for name in named):
         return named
     return {f"transformer.{name}": tensor for name, tensor in named.items()}
+
+
+def _peft_name(name: str) -> str:
+    """A factor's name in PEFT's words, without the part that it is of.
+
+    diffusers knows ``lora_down`` beside an alpha alone, and an alpha without such a prefix alone.
+    """
+    name = name.removeprefix("transformer.")
+    for others, own in (("down", "A"), ("up", "B")):
+        for spelling in (f".lora_{others}.", f".lora.{others}."):
+            name = name.replace(spelling, f".lora_{own}.")
+    return name
 
 
 def _read(path: Path, *, is_meta: bool) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -128,23 +176,38 @@ def _read(path: Path, *, is_meta: bool) -> tuple[dict[str, Tensor], dict[str, di
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {
-                name: torch.empty(file.get_slice(name).get_shape(), device="meta")
-                if is_meta and not name.endswith(".alpha")
-                else file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 - not a mapping
-            }
+            names = list(file.keys())
+            _check_number(len(names))
+            tensors = {}
+            for name in names:
+                outline, is_alpha = file.get_slice(name), name.endswith(".alpha")
+                _check_format(name, outline.get_dtype(), is_alpha=is_alpha)
+                tensors[name] = (
+                    torch.empty(outline.get_shape(), device="meta")
+                    if is_meta and not is_alpha
+                    else file.get_tensor(name)
+                )
     except (OSError, SafetensorError) as error:
         raise ValueError("it is not a safetensors file") from error
     configuration: dict[str, dict[str, Any]] = {}
     try:
         told = dict(json.loads(metadata.get(_CONFIGURATION, "{}")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError("its configuration cannot be read") from error
     for key, value in told.items():
         part, _, name = key.partition(".")
         configuration.setdefault(part, {})[name] = value
     return tensors, configuration
+
+
+def _check_number(num_tensors: int) -> None:
+    if num_tensors > MAX_TENSORS:
+        raise ValueError(f"it has {num_tensors} tensors; accepted: at most {MAX_TENSORS}")
+
+
+def _check_format(name: str, told: str, *, is_alpha: bool) -> None:
+    if told not in _FORMATS and not is_alpha:
+        raise ValueError(f"its {name} is {told}; accepted: {', '.join(sorted(_FORMATS))}")
 
 
 def _with_alphas(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -198,14 +261,21 @@ def _scaled(low: LowRank, name: str, configuration: Mapping[str, Any]) -> LowRan
     """
     if "lora_alpha" not in configuration:
         return low
-    alpha, rank = configuration["lora_alpha"], low.down.shape[0]
+    try:
+        factor = _factor(low.down.shape[0], name, configuration)
+        return replace(low, up=low.up.float() * factor)  # there is no arithmetic in 8 bits
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ValueError("its configuration cannot be read") from error
+
+
+def _factor(rank: int, name: str, configuration: Mapping[str, Any]) -> float:
+    alpha = configuration["lora_alpha"]
     for pattern, value in (configuration.get("alpha_pattern") or {}).items():
         whole = pattern.removeprefix("^")
         if name == whole or (whole == pattern and name.endswith(f".{pattern}")):
             alpha = value
             break
-    factor = float(alpha) / (rank**0.5 if configuration.get("use_rslora") else rank)
-    return replace(low, up=low.up * factor)
+    return float(alpha) / (rank**0.5 if configuration.get("use_rslora") else rank)
 
 
 def _fitting(low: LowRank, part: str, name: str, module: Module) -> LowRank:

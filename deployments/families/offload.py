@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from deployments.families.checkpoint import num_bytes, tensor_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -37,3 +39,19 @@ class Offload:
             self.present.to("cpu")
         module.to(self._device)
         self.present = module
+
+
+def device_bytes(modules: Sequence[Any], offload: str) -> int:
+    """Bytes that modules have on their device at once: all of them, the largest (``model``), or
+    with ``group`` the largest layer and the one that is brought meanwhile."""
+    if offload == "model":
+        return max(num_bytes([module]) for module in modules)
+    if offload == "group":
+        return 2 * max(_layer_bytes(layer) for module in modules for layer in module.modules())
+    return num_bytes(modules)
+
+
+def _layer_bytes(layer: Any) -> int:
+    """Of a layer's own tensors, without those of the layers in it."""
+    own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+    return sum(map(tensor_bytes, own))

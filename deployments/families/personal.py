@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch.nn import Parameter
 
 from deployments.errors import GenerationFailed, InvalidRequest
-from deployments.families.layout import Misfit, files_of, renamed, sort_tensors, wanted
+from deployments.families.hub import hub_asked, parse_hub_id
+from deployments.families.layout import STABLE_DIFFUSION, Layout, Misfit, files_of, renamed
 from deployments.families.transfer import PinnedCopies, move
 from deployments.families.upload import upload_file
 from deployments.types import CheckedWeights
@@ -46,6 +47,8 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BF16": torch.bfloat16,
     "F32": torch.float32,
 }
+#: The most tensors of one file; whole SDXL has 2500. What sorts them takes its time for each.
+MAX_TENSORS: Final = 16_384
 #: What reading a damaged checkpoint, or converting a strange one, may raise.
 BROKEN: Final = (
     SafetensorError,
@@ -63,12 +66,20 @@ class PersonalModules:
     """Reads owners' weights into modules like the base's. Any thread may call.
 
     Args:
-        modules: the base's modules that weights may replace, by their names; ``unet`` is one.
+        modules: the base's modules that weights may replace, by their names; they have the first
+            one always.
         max_copy_bytes: the most page-locked memory for copies that make the way back to a GPU
             short; on a CPU there are none.
+        layout: of the family's single files.
     """
 
-    def __init__(self, modules: Mapping[str, Any], max_copy_bytes: int) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, Any],
+        max_copy_bytes: int,
+        layout: Layout = STABLE_DIFFUSION,
+    ) -> None:
+        self._layout = layout
         self._moulds = {part: _mould(module) for part, module in modules.items()}
         first = next(iter(modules.values()))
         self._device: torch.device = first.device
@@ -89,7 +100,7 @@ class PersonalModules:
         try:
             if source.kind == "hub":
                 return self._check_hub(source, max_bytes)
-            with _opened(source, is_header_enough=True) as files:
+            with _opened(source, list(self._moulds), is_header_enough=True) as files:
                 num_bytes = sum(path.stat().st_size for path in files.values())
                 _check_size(num_bytes, max_bytes)
                 tensors = self._sorted(files, _outline)
@@ -116,7 +127,7 @@ class PersonalModules:
 
     def _read(self, source: WeightsSource) -> Tensors:
         try:
-            with _opened(source) as files:
+            with _opened(source, list(self._moulds)) as files:
                 tensors = self._sorted(files, _load)
                 # NOTE: copies, for what was loaded is the file itself, mapped: it would change,
                 # or take the process down, when the file does.
@@ -136,8 +147,8 @@ class PersonalModules:
     ) -> Tensors:
         """A checkpoint's tensors by module. Raises ``Misfit`` unless they are the base's."""
         if list(files) == [""]:
-            whole = read(files[""], lambda names: wanted(names, self._moulds))
-            found = sort_tensors(whole, self._moulds)
+            whole = read(files[""], lambda names: self._layout.wanted(names, self._moulds))
+            found = self._layout.sort(whole, self._moulds)
         else:
             found = {}
             for name, path in files.items():
@@ -151,18 +162,20 @@ class PersonalModules:
     def _check_hub(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
         """What a hub id holds, at the commit that it means now; only headers are fetched."""
         api = HfApi()
-        repository, _, revision = source.location.partition("@")
-        with _hub_asked():
+        repository, file, revision = parse_hub_id(source.location)
+        with hub_asked():
             found = api.model_info(
                 repository, revision=revision or None, files_metadata=True, timeout=20
             )
-        sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
-        files = _files_of_folder(sizes)
+        if file:
+            raise Misfit("one file of the hub's is accepted when it is a LoRA")
+        sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
+        files = _files_of_folder(sizes, list(self._moulds))
         num_bytes = sum(sizes[name] for name in files)
         _check_size(num_bytes, max_bytes)
 
         def outline(name: str, _: object) -> dict[str, Tensor]:
-            with _hub_asked():
+            with hub_asked():
                 told = api.parse_safetensors_file_metadata(repository, name, revision=found.sha)
             return {n: _empty(n, t.shape, t.dtype) for n, t in told.tensors.items()}
 
@@ -172,50 +185,44 @@ class PersonalModules:
 
 
 @contextmanager
-def _opened(source: WeightsSource, *, is_header_enough: bool = False) -> Iterator[dict[str, Path]]:
+def _opened(
+    source: WeightsSource, parts: Sequence[str], *, is_header_enough: bool = False
+) -> Iterator[dict[str, Path]]:
     """The safetensors files of a source by their names in its folder; a single file's is empty."""
     if source.kind == "upload":
         with upload_file(source.location, is_header_enough=is_header_enough) as path:
             yield {"": path}
         return
     if source.kind == "hub":
-        yield _of_folder(Path(_downloaded(source.location)))
+        yield _of_folder(Path(_downloaded(source.location, parts)), parts)
         return
     path = Path(source.location)
     if not path.exists():
         raise FileNotFoundError("the checkpoint is gone")
-    yield {"": path} if path.is_file() else _of_folder(path)
+    yield {"": path} if path.is_file() else _of_folder(path, parts)
 
 
-def _downloaded(location: str) -> str:
-    repository, _, revision = location.partition("@")
-    with _hub_asked():
+def _downloaded(location: str, parts: Sequence[str]) -> str:
+    repository, _, revision = parse_hub_id(location)
+    with hub_asked():
         return snapshot_download(
-            repository, revision=revision or None, allow_patterns=["*/*.safetensors"]
+            repository,
+            revision=revision or None,
+            allow_patterns=[f"{part}/*.safetensors" for part in parts],
         )
 
 
-@contextmanager
-def _hub_asked() -> Iterator[None]:
-    """Turns whatever the hub's client raises into ``OSError``."""
-    try:
-        yield
-    except Exception as error:  # its HTTP client's, too, whichever that is
-        raise OSError(f"the hub cannot be asked: {type(error).__name__}") from error
-
-
-def _of_folder(folder: Path) -> dict[str, Path]:
+def _of_folder(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
     names = [path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors")]
-    return {name: folder / name for name in _files_of_folder(names)}
+    return {name: folder / name for name in _files_of_folder(names, parts)}
 
 
-def _files_of_folder(names: Iterable[str]) -> list[str]:
-    """Those of a folder's files that hold its modules. Raises ``Misfit`` without a UNet."""
+def _files_of_folder(names: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """Those of a folder's files that hold the modules. Raises ``Misfit`` without the first."""
     known = list(names)
-    parts = {name.partition("/")[0] for name in known if "/" in name}
-    files = [name for part in sorted(parts) for name in files_of(part, known)]
-    if not any(name.startswith("unet/") for name in files):
-        raise Misfit("there is no unet in it")
+    files = [name for part in parts for name in files_of(part, known)]
+    if not any(name.startswith(f"{parts[0]}/") for name in files):
+        raise Misfit(f"there is no {parts[0]} in it")
     return files
 
 
@@ -227,7 +234,7 @@ def _check_size(num_bytes: int, max_bytes: int) -> None:
 def _outline(path: Path, choose: Choose) -> dict[str, Tensor]:
     """The chosen tensors of a file, without their numbers."""
     with safe_open(path, "pt") as file:
-        chosen = {name: file.get_slice(name) for name in choose(list(file.keys()))}
+        chosen = {name: file.get_slice(name) for name in choose(_names(file))}
         return {n: _empty(n, t.get_shape(), t.get_dtype()) for n, t in chosen.items()}
 
 
@@ -240,7 +247,15 @@ def _empty(name: str, shape: Sequence[int], dtype: str) -> Tensor:
 
 def _load(path: Path, choose: Choose) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in choose(list(file.keys()))}
+        return {name: file.get_tensor(name) for name in choose(_names(file))}
+
+
+def _names(file: Any) -> list[str]:
+    """Names of an open file's tensors. Raises ``Misfit`` when they are too many."""
+    names = list(file.keys())
+    if len(names) > MAX_TENSORS:
+        raise Misfit(f"it has {len(names)} tensors; accepted: at most {MAX_TENSORS}")
+    return names
 
 
 def _fitting(part: str, tensors: Mapping[str, Tensor], mould: Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from diffusers import QwenImageTransformer2DModel
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 #: Layers that stay as they are: few bytes, and much hangs on them.
-_KEPT: Final = {
+KEPT: Final = {
     "transformer": ["img_in", "txt_in", "time_text_embed", "norm_out", "proj_out"],
     "text_encoder": ["visual", "lm_head"],
 }
@@ -28,8 +28,10 @@ def read_quantized(quantization: str, folder: str, dtype: str, device: str) -> d
             with a scale per token) or ``nf4``.
         device: a torch device name; where they will run.
     Raises:
-        ValueError: a package is missing, or the GPU has no such arithmetic.
+        ValueError: a package is missing, or the GPU has no such arithmetic, in this dtype.
     """
+    if quantization == "fp8" and device.startswith("cuda") and dtype != "bfloat16":
+        raise ValueError(f"quantization 'fp8' on a GPU takes dtype 'bfloat16', not {dtype!r}")
     kinds = {
         "transformer": (QwenImageTransformer2DModel, diffusers),
         "text_encoder": (Qwen2_5_VLForConditionalGeneration, transformers),
@@ -62,14 +64,16 @@ def _config(quantization: str, library: Any, part: str, compute: torch.dtype, de
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=compute,
-            **{names: _KEPT[part]},
+            **{names: KEPT[part]},
         )
     return library.TorchAoConfig(
-        _torchao_type(quantization, device), modules_to_not_convert=_KEPT[part]
+        torchao_type(quantization, device), modules_to_not_convert=KEPT[part]
     )
 
 
-def _torchao_type(quantization: str, device: str) -> Any:
+def torchao_type(quantization: str, device: str) -> Any:
+    """torchao's configuration of ``int8`` or ``fp8`` for a device. Raises ``ValueError`` for a GPU
+    without such arithmetic."""
     from torchao import quantization as torchao
 
     if quantization == "int8":

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import isqrt
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -24,8 +24,10 @@ from deployments.families.fitter import Fitter
 from deployments.families.flow_schedulers import FLOW_SCHEDULERS, clean, noised
 from deployments.families.given import Given, GivenFlow, undrawn_latents
 from deployments.families.guidance import settle
+from deployments.families.lora import Loras
 from deployments.families.lora_file import convert_qwen_image
 from deployments.families.lora_source import open_loras
+from deployments.families.personal import PersonalModules
 from deployments.families.qwen_image_autoencoder import QwenAutoencoder
 from deployments.families.qwen_image_checkpoint import QwenCheckpoint, read_checkpoint
 from deployments.families.qwen_image_denoiser import (
@@ -37,6 +39,7 @@ from deployments.families.qwen_image_denoiser import (
     num_tokens,
     unpack,
 )
+from deployments.families.qwen_image_layout import QWEN_IMAGE
 from deployments.families.qwen_image_references import Reference, ReferenceReader
 from deployments.families.qwen_image_text import (
     Conditioning,
@@ -49,6 +52,7 @@ from deployments.families.source import SourceReader
 from deployments.families.start import Start
 from deployments.families.upscale import enlarged
 from deployments.families.walk import Walk, asked_step
+from deployments.sources import Sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +62,7 @@ if TYPE_CHECKING:
 
     from deployments.config import ModelConfig
     from deployments.engine.state import Row
-    from deployments.types import Evicted, GenerationRequest, Mode
+    from deployments.types import CheckedWeights, Evicted, GenerationRequest, Mode, WeightsSource
 
 #: Longer side of a preview's latents; with a factor of 8, previews are at most 256 pixels.
 _PREVIEW_LATENTS: Final = 32
@@ -83,10 +87,11 @@ class QwenImage(Family):
     options = FAMILY_OPTIONS
     size_multiple = 16
     schedulers = tuple(FLOW_SCHEDULERS)
+    loras: Loras
     sigmas = tuple(SIGMAS)
 
     def __init__(self, config: ModelConfig, checkpoint: QwenCheckpoint) -> None:
-        pipeline, devices = checkpoint.pipeline, checkpoint.devices
+        pipeline, devices = checkpoint.pipeline, checkpoint.placement.devices
         self.config = config
         self.base = pipeline
         self.device = devices["transformer"]
@@ -104,8 +109,14 @@ class QwenImage(Family):
             convert_qwen_image,
             None if config.offload == "none" else self.device,
         )
-        self.lora_names = self.loras.names
         self._fitter = Fitter()
+        self._placement = checkpoint.placement
+        self._own: PersonalModules | None = None
+        self._bound_by = checkpoint.bound_by
+        if not checkpoint.bound_by:
+            self.sources = Sources(config.personal)
+            own = {"transformer": pipeline.transformer}
+            self._own = PersonalModules(own, config.max_pinned_bytes, QWEN_IMAGE)
         token, num_pixels = self.autoencoder.factor * PATCH, checkpoint.reference_pixels
         self._reader = SourceReader(token, config.limits.max_pixels)
         self._references = ReferenceReader(token, num_pixels)
@@ -117,21 +128,48 @@ class QwenImage(Family):
         return cls(config, read_checkpoint(config, device, dtype))
 
     def load_weights(self, name: str | None) -> Weights:
-        """The base's own set, the only one."""
-        if name is not None:
+        """The base's own set, or a user's transformer between the base's other modules."""
+        if name is None:
+            size = self._placement.num_bytes
+            return Weights(name="", num_bytes=size, pipeline=self.base, is_pinned=True)
+        if self._own is None or self.sources is None:
             raise InvalidRequest(f"unknown weights {name!r}; known: none", param="weights")
-        parts = (self.base.transformer, self.base.text_encoder, self.base.vae)
-        return Weights(name="", num_bytes=num_bytes(parts), pipeline=self.base, is_pinned=True)
+        own: Any = self._own.read(self.sources.get(name))["transformer"]
+        # NOTE: diffusers remembers for ever whom it made rotary tables for: let it be one.
+        own.pos_embed = self.base.transformer.pos_embed
+        pipeline = type(self.base)(**{**self.base.components, "transformer": own})
+        return Weights(name=name, num_bytes=num_bytes([own]), pipeline=pipeline)
+
+    def check_weights(self, source: WeightsSource, max_bytes: int) -> CheckedWeights:
+        """See ``Family.check_weights``."""
+        if (checked := self.loras.check(source, max_bytes)) is not None:
+            return checked
+        if self._own is None:
+            message = f"this model takes no weights but its own: {self._bound_by} leaves no place"
+            raise UnsupportedField(message, param="base")
+        return self._own.check(source, max_bytes)
+
+    @property
+    def host_bytes(self) -> int:
+        """Of modules that wait on the CPU for their turn, and of weights' copies for a GPU."""
+        return self._placement.waiting_bytes + (self._own.copies.num_bytes if self._own else 0)
+
+    def expected_bytes(self, name: str | None) -> int:
+        """Of the base's modules as far as they are on the device at once, or of a transformer."""
+        if name is None:
+            return self._placement.num_bytes
+        return self._own.num_bytes if self._own else 0
 
     def prepare(self, request: GenerationRequest) -> None:
         """Read the request's LoRAs; where memory is short, ``encode`` does, which can make room."""
         with suppress(torch.OutOfMemoryError):
-            for use in request.all_loras:
-                self.loras.get(use.name)
+            self.loras.prepare(request.all_loras)
 
     def evict(self) -> Evicted:
-        """Let go of the LoRAs that no request uses."""
-        return self.loras.evict()
+        """Let go of the LoRAs that no request uses, and of weights' copies for a GPU."""
+        evicted = self.loras.evict()
+        copied = self._own.copies.clear() if self._own else 0
+        return replace(evicted, num_bytes=evicted.num_bytes + copied)
 
     def encode(self, request: GenerationRequest, weights: Weights) -> tuple[RequestState, ...]:
         """One state per picture; see ``Family.encode``."""
@@ -296,7 +334,7 @@ class QwenImage(Family):
             self.base.scheduler.config,
             params.num_inference_steps,
             self._num_tokens(request),
-            shift=params.shift,
+            shift=self.config.shift if params.shift is None else params.shift,
         )
         if request.latents is not None:
             return flow_schedulers.walk_part(scheduler, params)

@@ -71,7 +71,8 @@ class StillConv(QwenImageCausalConv3d):  # type: ignore[misc]
         """(n, channels, 1, height, width) to the same with its own channels."""
         assert cache is None
         assert frames.shape[2] == 1
-        still = frames[:, :, 0]
+        # A processor takes three quarters of the time for channels that lie side by side.
+        still = frames[:, :, 0].contiguous(memory_format=torch.channels_last)
         drawn = conv2d(still, self.weight, self.bias, self.stride[1:], self.stills_padding)
         return drawn[:, :, None]
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from diffusers import DiffusionPipeline, GGUFQuantizationConfig, QwenImageTransformer2DModel
-from diffusers.hooks import apply_group_offloading
 
 from deployments.config import locate, variable
 from deployments.families.checkpoint import read_pipeline
-from deployments.families.offload import Offload
 from deployments.families.quantization import read_quantized
 from deployments.families.qwen_image_autoencoder import see_stills
+from deployments.families.qwen_image_placement import Placement, place
 from deployments.families.qwen_image_text import image_processor
 
 if TYPE_CHECKING:
@@ -30,13 +29,6 @@ PIPELINES: Final = {"QwenImagePipeline": False, "QwenImageEditPlusPipeline": Tru
 #: Pixels that the denoiser sees of a reference, as diffusers' ``VAE_IMAGE_SIZE``.
 REFERENCE_PIXELS: Final = 1024 * 1024
 
-#: The modules of a pipeline, and which of their own modules a call of each begins with.
-ENTRANCES: Final = {
-    "text_encoder": ("",),
-    "transformer": ("",),
-    "vae": ("encoder", "decoder", "quant_conv", "post_quant_conv"),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenCheckpoint:
@@ -46,13 +38,15 @@ class QwenCheckpoint:
         pipeline: a diffusers pipeline, as the holder of its modules.
         images: Qwen2.5-VL's picture processor; None for checkpoints that do not edit.
         reference_pixels: about as many the denoiser sees of a reference.
-        devices: by the component's name, where it computes.
+        placement: of the modules.
+        bound_by: why no other transformer can take the place of this one; empty when one can.
     """
 
     pipeline: Any
     images: Any
     reference_pixels: int
-    devices: dict[str, torch.device]
+    placement: Placement
+    bound_by: str
 
 
 def read_checkpoint(config: ModelConfig, device: str, dtype: str) -> QwenCheckpoint:
@@ -64,15 +58,14 @@ def read_checkpoint(config: ModelConfig, device: str, dtype: str) -> QwenCheckpo
     if (name := index["_class_name"]) not in PIPELINES:
         known = ", ".join(PIPELINES)
         raise ValueError(f"{config.weights} is for {name}; this family reads: {known}")
+    told = QwenImageTransformer2DModel.load_config(folder, subfolder="transformer")
+    refuse_unheard_guidance(told)
     is_editor = PIPELINES[name]
     options = {"dtype": getattr(torch, dtype), **_made_small(config, folder, dtype, device)}
     if is_editor:
         # The pipeline's own processor would need torchvision, for videos.
         options["processor"] = None
-    if device_map == "balanced":
-        options["device_map"] = device_map
     pipeline = read_pipeline(name, folder, options)
-    refuse_unheard_guidance(pipeline.transformer)
     see_stills(pipeline.vae)
     if config.vae_tiling:
         pipeline.vae.enable_tiling()
@@ -81,7 +74,8 @@ def read_checkpoint(config: ModelConfig, device: str, dtype: str) -> QwenCheckpo
         images=image_processor(folder) if is_editor else None,
         reference_pixels=config.reference_pixels
         or index.get("_reference_pixels", REFERENCE_PIXELS),
-        devices=_place(pipeline, config, torch.device(device), device_map),
+        placement=place(pipeline, config, torch.device(device), device_map),
+        bound_by=_bound(config, device_map),
     )
 
 
@@ -123,10 +117,12 @@ def _check(config: ModelConfig, device: str, device_map: str) -> None:
     for what, is_asked in needs_gpu.items():
         if is_asked and not device.startswith("cuda"):
             raise ValueError(f"{what} needs a CUDA device, and this model runs on {device!r}")
-    if config.personal:
-        raise ValueError("family 'qwen-image' hosts no personal weights")
+    if config.personal and (reason := _bound(config, device_map)):
+        raise ValueError(f"{reason} leaves no place for personal weights")
     if device_map == "balanced" and config.offload != "none":
         raise ValueError("device_map 'balanced' places the modules itself: it takes no offload")
+    if device_map == "balanced" and config.quantization == "nf4":
+        raise ValueError("quantization 'nf4' reads onto one GPU: it takes no device_map 'balanced'")
     if config.gguf is not None and config.quantization != "none":
         raise ValueError("a gguf file is quantized already: it takes no quantization")
     if config.attention_slicing:
@@ -134,6 +130,20 @@ def _check(config: ModelConfig, device: str, device_map: str) -> None:
             "attention_slicing: this model's attention never holds all of its matrix, "
             "so there is nothing to slice"
         )
+
+
+def _bound(config: ModelConfig, device_map: str) -> str:
+    """Why no other transformer could take this one's place; empty when one can.
+
+    Owners' weights come whole and go to one device, like the base's own then.
+    """
+    reasons = {
+        f"quantization {config.quantization!r}": config.quantization != "none",
+        "a gguf file": config.gguf is not None,
+        f"offload {config.offload!r}": config.offload != "none",
+        f"device_map {device_map!r}": device_map != "cuda",
+    }
+    return next((reason for reason, is_so in reasons.items() if is_so), "")
 
 
 def _made_small(config: ModelConfig, folder: str, dtype: str, device: str) -> dict[str, Any]:
@@ -157,43 +167,34 @@ def _made_small(config: ModelConfig, folder: str, dtype: str, device: str) -> di
 
 def locate_file(path: str) -> str:
     """A file beside the configuration's folders as an absolute path; a URL as it stands."""
+    if path.startswith("https://"):
+        return path
     folder = locate(str(Path(path).parent))
     file = Path(folder) / Path(path).name
-    return str(file) if file.is_file() else path
+    if not file.is_file():
+        hub = "https://huggingface.co/owner/repository/blob/main/file.gguf"
+        raise ValueError(f"there is no gguf file {path!r}; accepted: a path, or {hub}")
+    return str(file)
 
 
-def _place(
-    pipeline: Any, config: ModelConfig, device: torch.device, device_map: str
-) -> dict[str, torch.device]:
-    """Put the modules where they belong; where each computes."""
-    parts = {name: getattr(pipeline, name) for name in ENTRANCES}
-    if device_map == "balanced":
-        return {name: part.device for name, part in parts.items()}
-    if config.offload == "group":
-        for part in parts.values():
-            apply_group_offloading(
-                part,
-                onload_device=device,
-                offload_device=torch.device("cpu"),
-                offload_type="leaf_level",
-                use_stream=device.type == "cuda",
-            )
-    elif config.offload == "model":
-        offload = Offload(device)
-        for name, part in parts.items():
-            offload.add(part, [part.get_submodule(entrance) for entrance in ENTRANCES[name]])
-    else:
-        for name, part in parts.items():
-            if not (config.quantization == "nf4" and name != "vae"):
-                part.to(device)  # four-bit modules are there already
-    return dict.fromkeys(parts, device)
+def refuse_unheard_guidance(told: dict[str, Any]) -> None:
+    """Raise for a guidance-distilled transformer that this diffusers has no place for.
 
+    diffusers 0.42 has none for any: its ``QwenTimestepProjEmbeddings`` has no layer for a scale,
+    whose weights would be left out, and a forward pass with one fails. Nor have the original code,
+    ComfyUI or others, so there is nothing to tell what such a layer should be.
 
-def refuse_unheard_guidance(transformer: Any) -> None:
-    """Raise for a distilled checkpoint when this diffusers' transformer has no place for its scale.
-
-    diffusers 0.42 has not: with ``guidance_embeds`` its forward pass fails.
+    Args:
+        told: the transformer's configuration.
     """
-    heard = signature(transformer.time_text_embed.forward).parameters
-    if transformer.config.guidance_embeds and "guidance" not in heard:
-        raise ValueError("this version of diffusers cannot run a guidance-distilled Qwen-Image")
+    if not told.get("guidance_embeds"):
+        return
+    with torch.device("meta"):
+        transformer = QwenImageTransformer2DModel.from_config({**told, "num_layers": 1})
+    if "guidance" not in signature(transformer.time_text_embed.forward).parameters:
+        raise ValueError(
+            "the transformer's configuration says guidance_embeds: true, but diffusers' "
+            f"{type(transformer).__name__} has no layer that takes a guidance scale: its forward "
+            "pass fails. A model that was distilled to one scale needs none: set guidance_embeds "
+            "to false there, and true_cfg_scale to 1 in the model's defaults"
+        )

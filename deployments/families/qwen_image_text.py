@@ -130,9 +130,7 @@ class QwenText:
         return len(self._tokenize(prompt))
 
     def _encode_edit(self, prompt: str, pictures: Sequence[Image.Image]) -> Tensor:
-        # NOTE: as the stock pipeline does it: not cut to ``max_sequence_length``, and without
-        # ``mm_token_type_ids``, so that transformers 5 counts positions as of words alone
-        # (diffusers issue 14194).
+        # NOTE: as the stock pipeline does it: not cut to ``max_sequence_length``.
         seen = self.images(images=list(pictures), return_tensors="pt")
         counts = seen["image_grid_thw"].prod(dim=1) // self.images.merge_size**2
         shown = "".join(
@@ -156,6 +154,11 @@ class QwenText:
     def _hidden(self, ids: Sequence[int], **pictures: Tensor) -> Tensor:
         """(1, tokens, width); of the logits, which nobody reads, only the last token's are made."""
         row = torch.tensor([ids], device=self.device)
+        if pictures:
+            # NOTE: only with these does transformers 5 give a picture's tokens the positions of
+            # rows and columns that the model was trained with. diffusers' edit pipelines leave them
+            # out (its issue 14194), and so count the tokens on as if they were words.
+            pictures["mm_token_type_ids"] = (row == self.model.config.image_token_id).int()
         output = self.model(
             input_ids=row,
             attention_mask=torch.ones_like(row),

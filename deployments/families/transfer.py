@@ -50,6 +50,12 @@ class PinnedCopies:
                 del self._copies[next(iter(self._copies))]
         return pinned
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all copies."""
+        with self._lock:
+            return sum(map(num_bytes, self._copies.values()))
+
     def clear(self) -> int:
         """Let go of all; how many bytes there were."""
         with self._lock:

@@ -38,7 +38,7 @@ class GenerateBody(BaseModel):
     height: Annotated[int | None, Field(ge=256, le=1024, description="pixels, default 512")] = None
     seed: Annotated[int | None, Field(ge=-1, lt=2**32, description="-1 or null draws one")] = None
     negative_prompt: Annotated[str | None, Field(description="What it must not show.")] = None
-    model: Annotated[str | None, Field(description="A model's id or alias.")] = None
+    model: Annotated[str | None, Field(description="Id, alias, or a personal model.")] = None
     loras: Annotated[LoraBodies, Field(description="The model's LoRAs to use.")] = None
 
     @field_validator("prompt")
@@ -54,8 +54,10 @@ def routes(service: GenerationService, auth: Authenticator) -> APIRouter:
     router = APIRouter(route_class=api_route(render_error, auth), tags=["generate"])
 
     async def run(body: GenerateBody, request: Request) -> tuple[Job, ModelCard]:
-        card, owner = service.choose(parse(body), prefer=(DEFAULT_MODEL,)), owner_of(request)
-        names = [name for name in (body.user_id, DEFAULT_WEIGHTS) if name]
+        owner = owner_of(request)
+        draft = await service.meant(parse(body), owner=owner)
+        card = service.choose(draft, prefer=(DEFAULT_MODEL,))
+        names = [name for name in (draft.weights, body.user_id, DEFAULT_WEIGHTS) if name]
         weights = await service.find_weights(names, card, owner=owner)
         job = await service.run(
             parse(body, card, weights),

@@ -135,17 +135,19 @@ async def submit(
     read, before it is accepted."""
     body = parse(await request.json())
     idempotency = await idempotency_of(request)
-    if first := await service.find(idempotency, api=API, owner=owner_of(request)):
+    owner = owner_of(request)
+    if first := await service.find(idempotency, api=API, owner=owner):
         return first  # whatever has become of the body's addresses since
-    _check_model(service, body.model)
+    await _check_model(service, body.model, owner)
     if body.webhook_url is not None:
         await webhooks.check(body.webhook_url)
     asked = to_request(body, await _input_images(fetcher, body.input_image_url))
+    asked = await service.meant(asked, owner=owner)
     card = service.choose(asked, prefer=preferred(body))
     return await service.submit(
         fit(asked, body, card),
         api=API,
-        owner=owner_of(request),
+        owner=owner,
         idempotency=idempotency,
         webhook_url=body.webhook_url,
         notify=webhooks.can_notify(body.webhook_url),
@@ -217,12 +219,12 @@ async def _input_images(fetcher: Fetcher, url: str | None) -> tuple[bytes, ...]:
     return (data,)
 
 
-def _check_model(service: GenerationService, name: str | None) -> None:
+async def _check_model(service: GenerationService, name: str | None, owner: str) -> None:
     """Raises ``UnknownModel``; for a remote model without its key the document's own 500."""
     if name is None:
         return
     try:
-        card = service.resolve(name)
+        card = (await service.variant(name, owner=owner)).card
     except UnknownModel:
         if name in GEMINI:
             raise GenerationFailed(NO_GEMINI_KEY, param="model") from None

@@ -69,7 +69,7 @@ class ImageJobBody(BaseModel):
     quality: Literal["standard", "high", "ultra"] = Field(
         "high", description="standard, high, ultra"
     )
-    model: str | None = Field(None, description="l'id ou l'alias d'un modèle")
+    model: str | None = Field(None, description="l'id, l'alias ou le nom personnel d'un modèle")
     negative_prompt: str = Field("", description="un texte")
     seed: int | None = Field(
         None, ge=-1, lt=SEED_RANGE, description=f"entre 0 et {SEED_RANGE - 1}, ou -1"

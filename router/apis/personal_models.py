@@ -1,7 +1,7 @@
 """Personal models: PUT, GET and DELETE /v1/models/personal/{name}, and their list.
 
-A caller registers weights of his own for a hosted model, and names them where weights are named:
-as ``user_id`` of /generate, for one.
+A caller registers weights of his own, or a LoRA, for a hosted model, and names them in every API:
+weights where models are named and as ``user_id`` of /generate, LoRAs where those are.
 """
 
 from __future__ import annotations
@@ -71,24 +71,24 @@ def routes(service: GenerationService, auth: Authenticator) -> APIRouter:
     models = service.personal
     router = APIRouter(route_class=api_route(render_error, auth), tags=["Personal models"])
 
-    @router.get("/v1/models/personal", summary="The caller's own weights")
+    @router.get("/v1/models/personal", summary="The caller's own weights and LoRAs")
     async def list_models(request: Request) -> dict[str, Any]:
         found = await models.list(owner=owner_of(request))
         return {"object": "list", "data": [render(model) for model in found]}
 
-    @router.get("/v1/models/personal/{name}", summary="Weights of the caller's own")
+    @router.get("/v1/models/personal/{name}", summary="Weights, or a LoRA, of the caller's own")
     async def get_model(name: str, request: Request) -> dict[str, Any]:
         return render(await models.get(owner=owner_of(request), name=name))
 
     @router.put(
         "/v1/models/personal/{name}",
-        summary="Register weights: by path, by hub id, or as an upload",
+        summary="Register weights or a LoRA: by path, by hub id, or as an upload",
         openapi_extra=_BODY,
     )
     async def put_model(name: str, request: Request) -> Response:
         return JSONResponse(render(await _put(models, name, request)))
 
-    @router.delete("/v1/models/personal/{name}", summary="Forget weights")
+    @router.delete("/v1/models/personal/{name}", summary="Forget weights, or a LoRA")
     async def delete_model(name: str, request: Request) -> dict[str, Any]:
         await models.delete(owner=owner_of(request), name=name)
         return {"id": name, "object": "personal_model", "deleted": True}
@@ -103,6 +103,7 @@ def render(model: PersonalModel) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "personal_model",
+        "type": "lora" if model.source.is_lora else "checkpoint",
         "created": int(model.created_at),
         "owned_by": model.owner,
         "base": model.base,

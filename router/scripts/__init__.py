@@ -18,6 +18,7 @@ from deployments.types import (
     ModelCard,
     Progress,
 )
+from router.belongings import Variant
 from router.files import Files
 from router.job import Job, JobImage
 
@@ -47,11 +48,19 @@ class Canvas(Protocol):
         still tells and raises counts."""
 
     def card(self, model: str) -> ModelCard:
-        """The card of the model with this id or alias; see ``routing.resolve`` for errors."""
+        """The card of the model with this id, alias, or name of weights for it; see
+        ``routing.resolve`` for errors."""
+
+    def variant(self, model: str) -> Variant:
+        """The same, and the weights; of owners' own those that the job was accepted with."""
+
+    def loras(self, model: str) -> tuple[str, ...]:
+        """Names of the LoRAs that requests to a model may use."""
 
     def admit(self, request: GenerationRequest) -> GenerationRequest:
         """The request as the model that it names, or else the job's, will run it: every knob filled
-        in; see ``routing.admit`` for errors. A job's own requests are that already."""
+        in, its weights and LoRAs found; see ``routing.admit`` for errors. A job's own requests are
+        that already."""
 
     async def draw(
         self, index: int, request: GenerationRequest, listen: Listener | None = None

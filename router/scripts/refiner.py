@@ -15,18 +15,25 @@ SEED_SHIFT: Final = SEED_RANGE
 
 
 async def draw_refined(
-    canvas: Canvas, index: int, request: GenerationRequest, *, model: str, switch_at: float
+    canvas: Canvas,
+    index: int,
+    request: GenerationRequest,
+    *,
+    model: str,
+    switch_at: float,
+    weights: str | None = None,
 ) -> GenerationResult:
     """Draw a request of text-to-image on its own model up to a share of its steps, 0 to 1, and the
-    rest on ``model``, with those of its LoRAs that this model has, too. Progress counts under
-    ``index`` and, of the first part, its complement: so it is not whole before the end."""
+    rest on ``model``, with ``weights`` and with those of its LoRAs that this model has, too.
+    Progress counts under ``index`` and, of the first part, its complement: so it is not whole
+    before the end."""
     steps = request.params.num_inference_steps or 1
     step = math.ceil(round(switch_at * steps, 6))
-    if step >= steps or model == request.model:
+    if step >= steps or (model, weights) == (request.model, request.weights):
         return await canvas.draw(index, request)
-    known = canvas.card(model).loras
-    loras = tuple(use for use in request.loras if use.name in known)
-    refined = replace(request, model=model, loras=loras)
+    known = canvas.loras(model)
+    loras = tuple(replace(use, source=None) for use in request.loras if use.name in known)
+    refined = replace(request, model=model, weights=weights, weights_source=None, loras=loras)
     if step == 0:
         return await canvas.draw(index, canvas.admit(refined))
     begun = await canvas.draw(~index, canvas.admit(_beginning(request, step)))

@@ -222,3 +222,7 @@ class JobStore(ABC):
     @abstractmethod
     async def needed_inputs(self, keys: Collection[str]) -> frozenset[str]:
         """Those of the keys that the request of any kept job, ended or not, names."""
+
+    @abstractmethod
+    async def awaited_uploads(self, keys: Collection[str]) -> frozenset[str]:
+        """Those of the keys of uploaded weights that a job names which has not ended."""

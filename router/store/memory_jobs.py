@@ -263,6 +263,11 @@ class MemoryJobStore(JobStore):
         named = {key for record in self.records.values() for key in record.job.keys}
         return frozenset(named.intersection(keys))
 
+    async def awaited_uploads(self, keys: Collection[str]) -> frozenset[str]:
+        unfinished = (r.job for r in self.records.values() if r.job.ended_at is None)
+        named = {key for job in unfinished for key in job.upload_keys}
+        return frozenset(named.intersection(keys))
+
     def _first_job(self, owner: str, api: str, idempotency: Idempotency) -> Job | None:
         kept = self._keys.get((owner, api, idempotency.key))
         if kept is None or kept[2] <= self._clock():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployments.errors import NotFound, Overloaded
 from deployments.types import WeightsSource
+from router.job import OwnWeights
 
 #: The most that one owner may have registered.
 MAX_PER_OWNER = 200
@@ -15,14 +16,14 @@ MAX_PER_OWNER = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalModel:
-    """Weights of one owner's for one hosted model.
+    """Weights of one owner's, or a LoRA, for one hosted model.
 
     Attributes:
         owner, name: together they name it.
-        base: id of the hosted model whose modules the weights replace.
+        base: id of the hosted model whose modules the weights replace, or the LoRA adapts.
         source: where the weights are read from.
         key: where an upload's bytes lie in the image store; "" for other sources.
-        parts: names of the modules that they replace.
+        parts: names of those modules.
         num_bytes: of the files that hold them.
         created_at: Unix seconds.
     """
@@ -35,6 +36,12 @@ class PersonalModel:
     parts: tuple[str, ...]
     num_bytes: int
     created_at: float
+
+    @property
+    def own(self) -> OwnWeights:
+        """What jobs keep of it."""
+        source = replace(self.source, key=self.key)
+        return OwnWeights(name=self.name, base=self.base, source=source)
 
 
 class PersonalModelStore(ABC):

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 from router.job import Job, JobStatus
 from router.store.record import JobRecord, is_storable, next_turn
 from router.store.rows import parse_job
-from router.store.tables import idempotency_keys, job_progress, jobs
+from router.store.tables import idempotency_keys, job_inputs, job_progress, jobs
 
 #: How many rows one statement names or changes at most.
 BATCH: Final = 500
@@ -115,6 +115,13 @@ def to_notify(limit: int) -> Select[Any]:
     """Ended jobs whose last deliveries are not written, the first to end first."""
     query = select(jobs).where(jobs.c.untold_since.is_not(None))
     return query.order_by(jobs.c.untold_since, jobs.c.seq).limit(limit)
+
+
+def awaited(keys: Collection[str]) -> Select[Any]:
+    """Those of the keys that a job names which has not ended."""
+    inputs = job_inputs.c
+    named = select(inputs.key).join(jobs, jobs.c.id == inputs.job_id)
+    return named.where(inputs.key.in_(keys), jobs.c.ended_at.is_(None)).distinct()
 
 
 def held(job_id: str, token: int) -> tuple[ColumnElement[bool], ...]:

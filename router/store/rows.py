@@ -14,7 +14,9 @@ from router.job import (
     JobImage,
     JobProgress,
     JobStatus,
+    dump_own,
     dump_requests,
+    parse_own,
     parse_requests,
 )
 from router.store.deliveries import Delivery, DeliveryStatus
@@ -43,7 +45,9 @@ def job_row(record: JobRecord) -> dict[str, Any]:
         "notify": job.notify,
         "hidden": job.is_hidden,
         "created_at": job.created_at,
-        "request": json.dumps({"requests": dump_requests(job.requests), **request}),
+        "request": json.dumps(
+            {"requests": dump_requests(job.requests), "own": dump_own(job.own), **request}
+        ),
         **state_row(record),
     }
 
@@ -83,6 +87,7 @@ def parse_job(row: RowMapping) -> JobRecord:
         owner=row["owner"],
         model=row["model"],
         requests=parse_requests(request["requests"]),
+        own=parse_own(request.get("own", ())),  # rows of older releases have none
         status=JobStatus(row["status"]),
         priority=row["priority"],
         notify=row["notify"],

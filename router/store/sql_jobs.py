@@ -260,6 +260,13 @@ class SqlJobStore(SqlJobHistory):
             named.update(connection.execute(query).scalars())
         return frozenset(named)
 
+    @reads
+    def awaited_uploads(self, connection: Connection, keys: Collection[str]) -> frozenset[str]:
+        named: set[str] = set()
+        for batch in queries.batches(keys):
+            named.update(connection.execute(queries.awaited(batch)).scalars())
+        return frozenset(named)
+
     def _first_job(self, connection: Connection, job: Job, idempotency: Idempotency) -> Job | None:
         """The job that the key brought before; None when it is new, and from now on this job's."""
         keys, now = tables.idempotency_keys, self._clock()
@@ -293,7 +300,8 @@ class SqlJobStore(SqlJobHistory):
         if connection.scalar(self._add_job, row) is None:
             same_id = select(tables.jobs.c.seq).where(tables.jobs.c.id == job.id)
             raise taken("name" if connection.scalar(same_id) is None else "id", job)
-        inputs = [{"key": key, "job_id": job.id} for key in dict.fromkeys(job.keys)]
+        keys = job.keys + job.upload_keys
+        inputs = [{"key": key, "job_id": job.id} for key in dict.fromkeys(keys)]
         if inputs:
             connection.execute(tables.job_inputs.insert(), inputs)
 

@@ -18,7 +18,7 @@ from router.store.images import ImageStore, MemoryImageStore
 from router.store.jobs import JobStore
 from router.store.memory_files import MemoryFileStore
 from router.store.memory_jobs import MemoryJobStore
-from router.store.personal_models import MemoryPersonalModelStore
+from router.store.personal_models import MemoryPersonalModelStore, PersonalModelStore
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ async def running(
     jobs: JobStore | None = None,
     images: ImageStore | None = None,
     file_rows: FileStore | None = None,
+    personal_rows: PersonalModelStore | None = None,
     lease_seconds: float = 10.0,
     jobs_per_replica: int | None = None,
     max_queued_jobs: int = 1000,
@@ -45,7 +46,8 @@ async def running(
     jobs = jobs or MemoryJobStore()
     images = images or MemoryImageStore()
     files = Files(files=file_rows or MemoryFileStore(), images=images)
-    personal = PersonalModels(store=MemoryPersonalModelStore(), images=images, models=models)
+    rows = personal_rows or MemoryPersonalModelStore()
+    personal = PersonalModels(store=rows, images=images, jobs=jobs, models=models)
     events = EventHub()
     dispatcher = Dispatcher(
         models=models,

@@ -7,15 +7,25 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from deployments.types import GenerationRequest, LoraUse, PromptPart, SamplingParams, SecondPass
+from deployments.types import (
+    GenerationRequest,
+    LoraUse,
+    PromptPart,
+    SamplingParams,
+    SecondPass,
+    WeightsSource,
+)
 from router.job import (
     JobStatus,
+    OwnWeights,
     can_become,
+    dump_own,
     dump_requests,
     input_key,
     new_job,
     new_job_id,
     output_key,
+    parse_own,
     parse_requests,
     restore_request,
     store_request,
@@ -100,6 +110,28 @@ def test_requests_when_written_by_an_older_release_get_defaults() -> None:
     (parsed,) = parse_requests(dumped)
 
     assert (parsed.request.num_previews, parsed.request.params.eta) == (0, 0.0)
+
+
+def test_owners_weights_and_loras_come_back_also_from_an_older_release() -> None:
+    source = WeightsSource(id="pm_1", kind="hub", location="ann/wool@1", is_lora=True, digest="f")
+    own = OwnWeights(name="wool", base="sdxl", source=source)
+    request = replace(
+        REQUEST,
+        weights="sks",
+        weights_source=WeightsSource(id="pm_2", kind="path", location="/sks"),
+        loras=(LoraUse(name="wool", source=source),),
+    )
+    stored, _ = store_request(request)
+    dumped = json.loads(json.dumps(dump_requests((stored,))))
+
+    assert parse_requests(dumped) == (stored,)
+    assert parse_own(json.loads(json.dumps(dump_own([own])))) == (own,)
+    del dumped[0]["request"]["loras"][0]["source"]
+    for name in ("key", "is_lora", "digest", "num_values"):
+        del dumped[0]["request"]["weights_source"][name]
+    (parsed,) = parse_requests(dumped)
+    assert parsed.request.weights_source == request.weights_source
+    assert parsed.request.loras == (LoraUse(name="wool"),)
 
 
 @pytest.mark.parametrize(

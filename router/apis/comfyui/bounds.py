@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from deployments.types import ModelCard
 from router.apis.comfyui.graph import Graph
+from router.apis.comfyui.node import Offer
 
 #: What an empty latent is told of its size.
 SIDES: Final = ("width", "height")
 
 
-def find_excesses(graph: Graph, cards: Sequence[ModelCard]) -> dict[str, tuple[str, str]]:
+def find_excesses(graph: Graph, offer: Offer) -> dict[str, tuple[str, str]]:
     """Sampler -> (input's name, reason) for those that are beyond their model's card."""
-    by_id = {card.id: card for card in cards}
+    by_id = {card.id: card for card in offer.cards}
     found = {}
     for sampler in graph.samplers():
-        card = by_id.get(graph.model_of(sampler, cards))
+        card = by_id.get(graph.model_of(sampler, offer))
         excess = _find_excess(graph, sampler, card) if card else None
         if excess is not None:
             found[sampler] = excess

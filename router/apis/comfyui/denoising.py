@@ -70,7 +70,7 @@ def make_requests(card: ModelCard, asked: Denoising) -> list[GenerationRequest]:
     parts, negative_parts = _guided_parts(asked.positive, asked.negative, asked.cfg)
     request = GenerationRequest(
         prompt=", ".join(part.text for part in parts if part.text),
-        model=card.id,
+        model=asked.model.id,
         images=asked.positive.references,
         parts=parts,
         negative_parts=negative_parts,
@@ -94,10 +94,10 @@ def make_requests(card: ModelCard, asked: Denoising) -> list[GenerationRequest]:
 
 def _check_conditionings(card: ModelCard, asked: Denoising) -> None:
     for name, conditioning in (("positive", asked.positive), ("negative", asked.negative)):
-        if conditioning.model != card.id:
+        if conditioning.model != asked.model.id:
             raise InvalidRequest(
                 f"{name} is a text for model {conditioning.model!r}, but what denoises is "
-                f"{card.id!r}; accepted: the text encoder of the same model"
+                f"{asked.model.id!r}; accepted: the text encoder of the same model"
             )
     if asked.positive.references and not _can_edit(card):
         raise UnsupportedField(

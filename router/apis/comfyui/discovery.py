@@ -94,7 +94,7 @@ class Discovery:
 
     async def files(self, request: Request) -> Response:
         """Names of one kind of models."""
-        names = self._names(request)
+        names = await self._names(request)
         return Response(status_code=404) if names is None else JSONResponse(names)
 
     async def described_folders(self) -> Any:
@@ -103,7 +103,7 @@ class Discovery:
 
     async def described_files(self, request: Request) -> Response:
         """One kind of models; hosted ones have no size and no times of their own."""
-        names = self._names(request)
+        names = await self._names(request)
         if names is None:
             return Response(status_code=404)
         none = {"pathIndex": 0, "modified": 0, "created": 0, "size": 0}
@@ -113,7 +113,7 @@ class Discovery:
         """What a file would tell that is not there: a preview of a model, a subgraph."""
         return Response(status_code=404)
 
-    def _names(self, request: Request) -> Sequence[str] | None:
+    async def _names(self, request: Request) -> Sequence[str] | None:
         folder = request.path_params["folder"]
         folder = OLDER_FOLDERS.get(folder, folder)
         if folder not in FOLDERS:
@@ -122,12 +122,15 @@ class Discovery:
             return []
         class_type, name = place
         row = NODES[class_type].find_input(name)
-        return (row and row.list_choices(Offer(cards=self._service.cards()))) or []
+        own = await self._service.belongings(owner=owner_of(request))
+        return (row and row.list_choices(Offer(cards=self._service.cards(), own=own))) or []
 
     async def _offer(self, request: Request) -> Offer:
-        files = await self._service.files.list(owner=owner_of(request), kind="input")
+        owner = owner_of(request)
+        files = await self._service.files.list(owner=owner, kind="input")
         names = tuple(posixpath.join(file.subfolder, file.name) for file in files)
-        return Offer(cards=self._service.cards(), files=names)
+        own = await self._service.belongings(owner=owner)
+        return Offer(cards=self._service.cards(), files=names, own=own)
 
 
 def render_system(cards: Sequence[ModelCard]) -> dict[str, Any]:

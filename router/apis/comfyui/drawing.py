@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from deployments.types import GenerationRequest, Latents, ModelCard
 from router.apis.comfyui.values import Images
+from router.belongings import Variant
 from router.files import FileKind
 
 
@@ -18,7 +19,14 @@ class Drawing(Protocol):
     """
 
     def card(self, model: str) -> ModelCard:
-        """The card of the model with this id or alias. Raises ``UnknownModel``."""
+        """The card of the model with this id, alias, or name of weights for it. Raises
+        ``UnknownModel``."""
+
+    def variant(self, model: str) -> Variant:
+        """The same, and the weights."""
+
+    def loras(self, model: str) -> Sequence[str]:
+        """Names of the LoRAs that requests to a model may use."""
 
     def draw_seed(self) -> int:
         """A seed for who asked for any, 0 to 2**32 - 1; the same at every attempt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ from router.apis.comfyui.journal import Journal
 from router.apis.comfyui.node import Node
 from router.apis.comfyui.node_drawing import NodeDrawing, Studio
 from router.apis.comfyui.nodes import NODES
+from router.apis.comfyui.nodes.loaders import LORA_EXTENSION
 from router.apis.comfyui.plan import Plan, keys_of, make_plan
 from router.apis.comfyui.several import gather, spread
 from router.apis.comfyui.values import Shown
@@ -52,7 +53,8 @@ async def execute_graph(
         requests: one, which holds the input pictures.
         args: ``graph``, validated; ``outputs``, ids of the output nodes to run; ``inputs``, file
             name -> its place among the input pictures; ``models``, ids of those that may be asked;
-            ``width``, how many nodes may be with a model at once.
+            ``weights``, names of models, weights and LoRAs that the graph loads; ``width``, how
+            many nodes may be with a model at once.
     Raises:
         AtelierError: why a node failed; the result tells it, and keeps what was shown until then.
         Cancelled: the job was interrupted; likewise.
@@ -274,13 +276,23 @@ class Execution:
         return given
 
     def _contents(self, args: Mapping[str, Any]) -> dict[str, str]:
-        """What names in the graph stand for: the key of a file's bytes, a start of a model."""
+        """What names in the graph stand for: the key of a file's bytes, a start of a model, the id
+        of weights; all of them, where a name has several meanings."""
         keys = self._canvas.job.requests[0].image_keys
         contents = {name: keys[place] for name, place in args["inputs"].items()}
+
+        def add(names: Iterable[str], meaning: str) -> None:
+            for name in names:
+                contents[name] = f"{contents.get(name, '')} {meaning}"
+
         for model in args.get("models", ()):
             card = self._canvas.card(model)
-            for name in (card.id, *card.aliases):
-                contents[name] = f"{card.id} {card.created}"
+            add((card.id, *card.aliases), f"{card.id} {card.created}")
+            for name, digest in card.lora_digests:
+                add((name, f"{name}{LORA_EXTENSION}"), digest)
+        for own in self._canvas.job.own:
+            names = own.name, f"{own.base}/{own.name}", f"{own.name}{LORA_EXTENSION}"
+            add(names, own.source.id)
         return contents
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from deployments.errors import (
     AtelierError,
     InvalidRequest,
+    MemoryExceeded,
     ModelNotReady,
     NotFound,
     OutOfMemory,
@@ -23,6 +24,7 @@ PASSING: Final = (ModelNotReady, Overloaded, UnknownModel)
 #: The Python exceptions of which clients know the names; the first that fits.
 _TYPES: Final = (
     (OutOfMemory, "torch.OutOfMemoryError"),
+    (MemoryExceeded, "torch.OutOfMemoryError"),
     (StorageFailure, "OSError"),
     (NotFound, "FileNotFoundError"),
     (InvalidRequest, "ValueError"),

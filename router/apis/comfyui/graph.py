@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from deployments.types import ModelCard
 from router.apis.comfyui.literal import unwrap
-from router.apis.comfyui.node import ANY, Input, Node
+from router.apis.comfyui.node import ANY, Input, Node, Offer
 from router.apis.comfyui.nodes import NODES
 
 #: The most nodes of a graph.
@@ -73,25 +72,30 @@ class Graph:
         )
         return tuple(dict.fromkeys(names))
 
-    def models(self, cards: Sequence[ModelCard]) -> tuple[str, ...]:
+    def models(self, offer: Offer) -> tuple[str, ...]:
         """Ids of the models that nodes to be run load, each once, in order."""
-        found = (self._loads(node_id, cards) for node_id in self.order)
+        found = (self._loads(node_id, offer) for node_id in self.order)
         return tuple(dict.fromkeys(model for model in found if model))
+
+    def loaded(self) -> tuple[str, ...]:
+        """Names of models, weights and LoRAs that nodes to be run name, each once, in order."""
+        names = (name for node_id in self.order for name in self._named(node_id))
+        return tuple(dict.fromkeys(names))
 
     def samplers(self) -> tuple[str, ...]:
         """Ids of the nodes that denoise latents with a model, in order."""
         return tuple(node_id for node_id in self.order if _is_sampler(self.kind(node_id)))
 
-    def first_model(self, cards: Sequence[ModelCard]) -> str:
+    def first_model(self, offer: Offer) -> str:
         """Id of the model of the first sampler; empty when nothing is sampled."""
-        found = (self.model_of(node_id, cards) for node_id in self.samplers())
+        found = (self.model_of(node_id, offer) for node_id in self.samplers())
         return next(filter(None, found), "")
 
-    def model_of(self, sampler: str, cards: Sequence[ModelCard]) -> str:
+    def model_of(self, sampler: str, offer: Offer) -> str:
         """Id of the model that a sampler draws with; empty when none is loaded for it."""
         at: str | None = sampler
         while at is not None:
-            if model := self._loads(at, cards):
+            if model := self._loads(at, offer):
                 return model
             at = self._model_source(at)
         return ""
@@ -102,13 +106,15 @@ class Graph:
             if row.name in inputs:
                 yield row, inputs[row.name]
 
-    def _loads(self, node_id: str, cards: Sequence[ModelCard]) -> str:
-        named = {
-            value
-            for row, value in self._given(node_id)
-            if callable(row.choices) and isinstance(value, str)
-        }
-        return next((card.id for card in cards if any(map(card.has_name, named))), "")
+    def _loads(self, node_id: str, offer: Offer) -> str:
+        found = (offer.own.find(offer.cards, name) for name in self._named(node_id))
+        return next((variant.card.id for variant in found if variant), "")
+
+    def _named(self, node_id: str) -> Iterator[str]:
+        for row, value in self._given(node_id):
+            is_file = "image_upload" in row.options
+            if callable(row.choices) and not is_file and isinstance(value, str):
+                yield value
 
     def _model_source(self, node_id: str) -> str | None:
         links = self.links(node_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from deployments.types import ModelCard
+from router.belongings import Belongings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +18,12 @@ class Offer:
         cards: the hosted models that serve.
         files: names of the owner's files: uploads, as ``name`` or ``subfolder/name``; where a graph
             is judged, those of its own that exist, in its own notation.
+        own: the weights and LoRAs that the owner has registered.
     """
 
     cards: Sequence[ModelCard] = ()
     files: Sequence[str] = ()
+    own: Belongings = field(default_factory=Belongings)
 
 
 Choices: TypeAlias = Callable[[Offer], Sequence[str]]

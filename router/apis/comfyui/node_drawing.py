@@ -26,6 +26,7 @@ from router.apis.comfyui.png import with_texts
 from router.apis.comfyui.saving import name_of, place_files, temporary_stem, texts_of
 from router.apis.comfyui.several import MAX_CALLS
 from router.apis.comfyui.values import MAX_BATCH, Images
+from router.belongings import Variant
 from router.files import FileKind, StoredFile
 from router.job import JobImage, output_key
 
@@ -83,6 +84,14 @@ class NodeDrawing:
     def card(self, model: str) -> ModelCard:
         """See ``Drawing``."""
         return self._canvas.card(model)
+
+    def variant(self, model: str) -> Variant:
+        """See ``Drawing``."""
+        return self._canvas.variant(model)
+
+    def loras(self, model: str) -> Sequence[str]:
+        """See ``Drawing``."""
+        return self._canvas.loras(model)
 
     def draw_seed(self) -> int:
         """See ``Drawing``."""

@@ -22,6 +22,7 @@ from router.apis.comfyui.frames import milliseconds
 from router.apis.comfyui.graph import Graph, named_files
 from router.apis.comfyui.live import Live
 from router.apis.comfyui.node import Offer
+from router.apis.comfyui.nodes.loaders import LORA_EXTENSION
 from router.apis.comfyui.saving import SECRETS
 from router.apis.comfyui.validation import Refusal, ValidGraph, validate
 from router.apis.route import owner_of
@@ -63,14 +64,15 @@ class Prompts:
         body = await read_object(request)
         owner = owner_of(request)
         inputs = await self.inputs(owner, named_files(body.get("prompt")))
-        offer = Offer(cards=self._service.cards(), files=tuple(inputs))
+        own = await self._service.belongings(owner=owner)
+        offer = Offer(cards=self._service.cards(), files=tuple(inputs), own=own)
         valid = await asyncio.to_thread(validate, body, offer)
         self._put_off_while_models_start(valid.node_errors)
         if isinstance(valid, Refusal):
             raise PromptRefused(valid.body)
         name = _parse_id(body)
         earlier = await self._earlier(name, owner) if "prompt_id" in body else None
-        job = await self._enqueue(body, valid, owner=owner, name=name, inputs=inputs)
+        job = await self._enqueue(body, valid, offer, owner=owner, name=name, inputs=inputs)
         if earlier is not None:  # its entry would be taken for this prompt's
             await self._service.hide(owner=owner, api=API, job_ids=[earlier.id])
         self._live.tell(job)
@@ -111,6 +113,7 @@ class Prompts:
         self,
         body: Mapping[str, Any],
         valid: ValidGraph,
+        offer: Offer,
         *,
         owner: str,
         name: str,
@@ -119,11 +122,12 @@ class Prompts:
         extra_data = await asyncio.to_thread(_parse_extra_data, body)
         number, priority = await self._place(body, owner)
         files = [file for file in valid.graph.files() if file in inputs]
+        args = await asyncio.to_thread(_script_args, valid.graph, files, offer)
         try:
             return await self._service.enqueue(
                 "graph",
-                self._script_args(valid.graph, files),
-                model=valid.graph.first_model(self._service.cards()),
+                args,
+                model=await asyncio.to_thread(valid.graph.first_model, offer),
                 api=API,
                 owner=owner,
                 name=name,
@@ -139,15 +143,6 @@ class Prompts:
         except Conflict:
             message = "prompt_id is that of a prompt which still runs"
             raise refusal("invalid_prompt_id", message, name) from None
-
-    def _script_args(self, graph: Graph, files: Sequence[str]) -> dict[str, Any]:
-        return {
-            "graph": graph.nodes,
-            "outputs": list(graph.outputs),
-            "inputs": {file: index for index, file in enumerate(files)},
-            "models": list(graph.models(self._service.cards())),
-            "width": _width(graph),
-        }
 
     async def _earlier(self, name: str, owner: str) -> Job | None:
         """The ended prompt of this id, which a client may use again."""
@@ -176,6 +171,18 @@ class Prompts:
         if number < min(waiting):
             return 1
         return -1 if number > max(waiting) else 0
+
+
+def _script_args(graph: Graph, files: Sequence[str], offer: Offer) -> dict[str, Any]:
+    """See ``executor.execute_graph``."""
+    return {
+        "graph": graph.nodes,
+        "outputs": list(graph.outputs),
+        "inputs": {file: index for index, file in enumerate(files)},
+        "models": list(graph.models(offer)),
+        "weights": [name.removesuffix(LORA_EXTENSION) for name in graph.loaded()],
+        "width": _width(graph),
+    }
 
 
 def _parse_id(body: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def _inspect(
         good = [output for output in outputs if inspection.passes(output)]
     except TooDeep as error:
         return Refusal(error=_refuse(str(error)))
-    if excesses := find_excesses(Graph(inspection.nodes, good, table=table), offer.cards):
+    if excesses := find_excesses(Graph(inspection.nodes, good, table=table), offer):
         inspection = Inspection(prompt, offer, table, excesses=excesses)
         good = [output for output in good if inspection.passes(output)]
     bad = [output for output in outputs if not inspection.passes(output)]

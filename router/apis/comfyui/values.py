@@ -28,7 +28,7 @@ class Model:
     """A MODEL: a hosted model.
 
     Attributes:
-        id: of its card.
+        id: its ``Variant.name``: its card's id, or the name of personal weights.
         shift: the flow schedule's shift, where a node set it.
         loras: what is added to its denoiser alone, the first one first.
     """
@@ -43,6 +43,7 @@ class Clip:
     """A CLIP: the text encoder of a hosted model, and which of its layers is used.
 
     Attributes:
+        model: as the ``id`` of a ``Model``.
         skip: counted from the last, which is 1; None is the model's own.
         loras: what is added to it.
     """
@@ -54,7 +55,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vae:
-    """A VAE: the autoencoder of a hosted model."""
+    """A VAE: the autoencoder of a hosted model, by its card's id; personal weights bring none."""
 
     model: str
 
@@ -144,7 +145,7 @@ class Conditioning:
     """A CONDITIONING: texts with their weights, and the pictures that an edit refers to.
 
     Attributes:
-        model: id of the model whose text encoder is to read the texts.
+        model: the ``Variant.name`` of the model whose text encoder is to read the texts.
         references: PNG files.
     """
 

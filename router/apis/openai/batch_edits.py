@@ -121,6 +121,7 @@ def finish(
     images: Sequence[bytes],
     facts: Sequence[PictureFacts],
     card: ModelCard,
+    weights: str | None = None,
 ) -> list[GenerationRequest]:
     """One request per input picture, its seeds following on those of the input before."""
     seed = parse_seed(body.seed)
@@ -135,7 +136,7 @@ def finish(
             height=height,
             seed=(first_seed + index * body.n) % SEED_RANGE,
         )
-        requests.append(replace(draft, model=card.id, params=params))
+        requests.append(replace(draft, model=card.id, weights=weights, params=params))
     return requests
 
 

@@ -28,7 +28,8 @@ class Options(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     model: str | None = Field(
-        None, description="Id or alias; OpenAI's own names mean this route's default model."
+        None,
+        description="Id, alias or personal model; OpenAI's own names mean this route's default.",
     )
     n: int | None = Field(None, ge=1, le=MAX_IMAGES, description="Pictures to make.")
     size: str | None = Field(

@@ -15,6 +15,7 @@ from router.apis.openai import batch_edits
 from router.apis.openai.bodies import Options
 from router.apis.openai.forms import DIALECT_KEY
 from router.job import Job, JobImage
+from router.personal_models import PersonalModel
 
 #: Sides, in pixels, of the patch that counts as one image token in ``usage``.
 PATCH: Final = 16
@@ -99,6 +100,12 @@ def _patches(image: JobImage) -> int:
 def render_model(card: ModelCard) -> dict[str, Any]:
     """A hosted model as OpenAI lists it."""
     return {"id": card.id, "object": "model", "created": card.created, "owned_by": "atelier"}
+
+
+def render_personal(model: PersonalModel) -> dict[str, Any]:
+    """Weights of a caller's own, likewise."""
+    created = int(model.created_at)
+    return {"id": model.name, "object": "model", "created": created, "owned_by": model.owner}
 
 
 def render_error(error: AtelierError, request: Request) -> Response:

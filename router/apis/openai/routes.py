@@ -36,7 +36,12 @@ from router.apis.openai.parse import (
     parse_draft,
     parse_previews,
 )
-from router.apis.openai.render import render_error, render_images, render_model
+from router.apis.openai.render import (
+    render_error,
+    render_images,
+    render_model,
+    render_personal,
+)
 from router.apis.openai.stream import EventStream, Subject
 from router.apis.route import api_route, owner_of
 from router.auth import Authenticator
@@ -98,6 +103,7 @@ class ImagesApi:
         """Pictures from a prompt. With ``stream``, server-sent events."""
         body = validate(GenerationBody, await _json_object(request))
         draft = parse_draft(body, Inputs(), prompt=body.prompt)
+        draft = await self._service.meant(draft, owner=owner_of(request))
         card = self._service.choose(draft, prefer=GENERATION_MODELS)
         asked = finish(draft, body, card, None)
         return await self._answer(request, asked, body, "image_generation", await request.body())
@@ -135,6 +141,7 @@ class ImagesApi:
         body = validate(VariationBody, _fields(form), is_text=True)
         inputs = await _inputs(form, most=1, is_alpha_mask=False)
         draft = parse_draft(body, inputs, is_variation=True)
+        draft = await self._service.meant(draft, owner=owner_of(request))
         card = self._service.choose(draft, prefer=EDIT_MODELS)
         asked = finish(draft, body, card, inputs.facts[0], strength=VARIATION_STRENGTH)
         return await self._answer(request, asked, body, "image_edit", form.digest)
@@ -150,16 +157,23 @@ class ImagesApi:
                 return Response(data, media_type=f"image/{image.format}")
         raise NotFound(f"job {job_id!r} has no file {name!r}")
 
-    async def models(self) -> dict[str, Any]:
-        """Every hosted model."""
-        return {"object": "list", "data": [render_model(c) for c in self._service.cards()]}
+    async def models(self, request: Request) -> dict[str, Any]:
+        """Every hosted model, and the caller's own weights."""
+        own = await self._service.personal.list(owner=owner_of(request))
+        hosted = [render_model(card) for card in self._service.cards()]
+        personal = [render_personal(model) for model in own if not model.source.is_lora]
+        return {"object": "list", "data": hosted + personal}
 
-    async def model(self, name: str) -> dict[str, Any]:
-        """One model by id or alias; OpenAI's own names are the default model."""
+    async def model(self, name: str, request: Request) -> dict[str, Any]:
+        """One model by id, alias or the name of weights; OpenAI's own names are the default."""
         if name in HABITUAL_MODELS:
             draft = GenerationRequest(prompt=name)
             return render_model(self._service.choose(draft, prefer=GENERATION_MODELS))
-        return render_model(self._service.resolve(name))
+        owner = owner_of(request)
+        variant = await self._service.variant(name, owner=owner)
+        if variant.own is None:
+            return {**render_model(variant.card), "id": variant.name}
+        return render_personal(await self._service.personal.get(owner=owner, name=variant.own.name))
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -174,6 +188,7 @@ class ImagesApi:
         self, request: Request, body: EditBody, inputs: Inputs, said: bytes
     ) -> Response:
         draft = parse_draft(body, inputs, prompt=body.prompt)
+        draft = await self._service.meant(draft, owner=owner_of(request))
         card = self._service.choose(draft, prefer=EDIT_MODELS)
         strength = None
         if body.input_fidelity == "high" and card.defaults.strength is not None:
@@ -187,9 +202,10 @@ class ImagesApi:
         files = batch_edits.parse_files(form)
         facts = await asyncio.to_thread(batch_edits.inspect_files, files)
         draft = batch_edits.parse_draft(body, files[0])
+        draft = await self._service.meant(draft, owner=owner_of(request))
         card = self._service.choose(draft, prefer=EDIT_MODELS)
         job = await self._service.run(
-            *batch_edits.finish(body, files, facts, card),
+            *batch_edits.finish(body, files, facts, card, draft.weights),
             idempotency=await idempotency_of(request, form.digest),
             is_disconnected=request.is_disconnected,
             api=API,

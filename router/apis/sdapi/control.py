@@ -21,6 +21,7 @@ from router.apis.sdapi.options import (
     render_options,
 )
 from router.apis.sdapi.progress import newest, render_progress, render_task, task_of
+from router.belongings import Variant
 from router.job import Job, JobStatus
 from router.scripts import CAN_SKIP
 from router.service import GenerationService
@@ -38,14 +39,15 @@ class Control:
 
     async def options(self, request: Request) -> Any:
         """All options, as this owner set them."""
-        kept = await self._options.get(owner=owner_of(request), api=API)
-        return render_options(kept, checkpoints(self._service.cards()))
+        owner = owner_of(request)
+        kept = await self._options.get(owner=owner, api=API)
+        return render_options(kept, await self._checkpoints(owner))
 
     async def set_options(self, request: Request) -> Any:
         """Set some of them, or all."""
-        cards = checkpoints(self._service.cards())
-        changes = parse_changes(await read_object(request), cards)
-        await self._options.update(changes, owner=owner_of(request), api=API)
+        owner = owner_of(request)
+        changes = parse_changes(await read_object(request), await self._checkpoints(owner))
+        await self._options.update(changes, owner=owner, api=API)
 
     async def progress(self, request: Request) -> Any:
         """How far the newest of the owner's calls is, or that of ``id_task``."""
@@ -96,6 +98,9 @@ class Control:
         """Drop idle weights; the next call loads them again."""
         await self._service.evict()
         return {}
+
+    async def _checkpoints(self, owner: str) -> tuple[Variant, ...]:
+        return checkpoints(await self._service.variants(owner=owner))
 
     async def _jobs(self, request: Request) -> tuple[Job, ...]:
         """The owner's unfinished calls, newest first."""

@@ -10,6 +10,7 @@ import psutil
 
 from deployments.types import ModelCard
 from router.apis.sdapi.prompts import Styles
+from router.belongings import Belongings
 
 #: Paths under ``/sdapi/v1`` whose lists are empty here, as where nothing is installed.
 EMPTY_LISTS: Final = (
@@ -21,7 +22,7 @@ EMPTY_LISTS: Final = (
     "extensions",
 )
 #: Paths that are POSTed to and answer ``null``.
-VOID_CALLS: Final = ("refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings")
+VOID_CALLS: Final = ("refresh-checkpoints", "refresh-vae", "refresh-embeddings")
 #: Flags that clients look for.
 CMD_FLAGS: Final[Mapping[str, Any]] = {
     "api": True,
@@ -60,9 +61,10 @@ def render_memory() -> dict[str, Any]:
     }
 
 
-def render_loras(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
-    """``GET loras``: those of all models, each once. A file's own path is the host's affair."""
-    names = sorted({name for card in cards for name in card.loras})
+def render_loras(cards: Sequence[ModelCard], own: Belongings) -> list[dict[str, Any]]:
+    """``GET loras``: those of all models and the caller's own, each once. A file's own path is the
+    host's affair."""
+    names = sorted({name for card in cards for name in own.loras(card)})
     return [
         {
             "name": name.rpartition("/")[2],

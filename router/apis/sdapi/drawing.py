@@ -50,6 +50,8 @@ from router.apis.sdapi.scripts import (
 )
 from router.apis.sdapi.second_pass import check_side
 from router.apis.sdapi.upscalers import find_learned, find_upscaler
+from router.belongings import Variant
+from router.job import Job
 from router.service import GenerationService
 from router.store.options import OptionStore
 
@@ -148,7 +150,7 @@ class Drawing:
         call = Call(body=settle(body), asked=body, setting=setting, images=images, mask=mask)
         plan = await asyncio.to_thread(make_plan, call)
         if not body.override_settings_restore_afterwards:
-            kept = parse_overrides(body.override_settings, setting.cards)
+            kept = parse_overrides(body.override_settings, setting.checkpoints)
             await self._options.update(kept, owner=owner, api=API)
         details = {
             "task_id": body.force_task_id,
@@ -170,21 +172,30 @@ class Drawing:
             body=body,
             sampling=sampling_of(body, setting),
             layout=plan.layout,
+            checkpoint=_drawn_by(job, setting),
         )
 
     async def _setting(self, owner: str, body: Generation, images: tuple[bytes, ...]) -> Setting:
         """The options in force, and the model that they name for what is asked."""
         kept = await self._options.get(owner=owner, api=API)
-        cards = checkpoints(self._service.cards())
-        options = override(kept, body.override_settings, cards)
+        own = await self._service.belongings(owner=owner)
+        known = checkpoints(own.variants(self._service.cards()))
+        options = override(kept, body.override_settings, known)
+        named = checkpoint_of(options, known)
         draft = GenerationRequest(
             prompt=body.prompt,
-            model=checkpoint_of(options, cards),
+            model=named.card.id if named else None,
             images=images[:1],
             mask=images[0] if images and isinstance(body, ImageToImage) and body.mask else None,
         )
         card = self._service.choose(draft, prefer=(DEFAULT_MODEL,))
-        return Setting(card=card, options=options, styles=self._styles, cards=cards)
+        return Setting(
+            checkpoint=named or Variant(card=card),
+            options=options,
+            styles=self._styles,
+            checkpoints=known,
+            own=own,
+        )
 
     async def _upscale(self, request: Request, body: Extras, texts: list[str]) -> list[str]:
         options = override(await self._options.get(owner=owner_of(request), api=API), {}, ())
@@ -221,6 +232,13 @@ class Drawing:
         data = await self._fetch(text, param=param)
         check_picture(data, param=param)
         return data
+
+
+def _drawn_by(job: Job, setting: Setting) -> Variant:
+    """The checkpoint of the first picture: those of a plot may have others."""
+    first = job.requests[0].request
+    drawn = (one for one in setting.checkpoints if one.card.id == first.model)
+    return next((one for one in drawn if one.weights == first.weights), setting.checkpoint)
 
 
 def _check_drawn(body: ImageToImage, setting: Setting) -> None:

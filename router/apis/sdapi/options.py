@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from deployments.errors import InvalidRequest
-from deployments.types import ModelCard, OutputFormat
+from deployments.types import ModelCard, OutputFormat, SamplingParams
 from router.apis.sdapi.checkpoints import find_checkpoint, sha256_of, title_of
+from router.belongings import Variant
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -76,33 +77,30 @@ DEFAULTS: Final[Options] = {
 }
 
 
-def render_options(kept: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+def render_options(kept: Options, checkpoints: Sequence[Variant]) -> dict[str, Any]:
     """``GET options``: the defaults, what the owner set, and the checkpoint in use."""
-    model = checkpoint_of(kept, cards)
-    told = model or DEFAULT_MODEL
-    if model is None and cards and not any(card.has_name(DEFAULT_MODEL) for card in cards):
-        told = cards[0].id
+    told = checkpoint_of(kept, checkpoints) or _default(checkpoints)
     derived = {CHECKPOINT: title_of(told), CHECKPOINT_HASH: sha256_of(told)}
     return {**DEFAULTS, **_set(kept), **derived}
 
 
-def checkpoint_of(options: Options, cards: Sequence[ModelCard]) -> str | None:
-    """Id of the model that the options name; None when they name none, or none that is hosted."""
+def checkpoint_of(options: Options, checkpoints: Sequence[Variant]) -> Variant | None:
+    """What the options name; None when they name nothing, or nothing that is there."""
     if options.get(CHECKPOINT) is None:
         return None
     try:
-        return find_checkpoint(cards, options[CHECKPOINT]).id
+        return find_checkpoint(checkpoints, options[CHECKPOINT])
     except InvalidRequest:
         return None
 
 
-def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+def parse_changes(changes: Options, checkpoints: Sequence[Variant]) -> dict[str, Any]:
     """What ``POST options`` sets; null is the default again. Raises ``InvalidRequest`` before
     anything is set."""
     parsed = {name: _parsed(name, value) for name, value in changes.items()}
     parsed.pop(CHECKPOINT_HASH, None)
     if parsed.get(CHECKPOINT) is not None:
-        parsed[CHECKPOINT] = title_of(_checkpoint(parsed[CHECKPOINT], cards).id)
+        parsed[CHECKPOINT] = title_of(_checkpoint(parsed[CHECKPOINT], checkpoints))
     try:
         json.dumps(parsed, allow_nan=False)
     except ValueError:
@@ -110,12 +108,14 @@ def parse_changes(changes: Options, cards: Sequence[ModelCard]) -> dict[str, Any
     return parsed
 
 
-def override(options: Options, overrides: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+def override(
+    options: Options, overrides: Options, checkpoints: Sequence[Variant]
+) -> dict[str, Any]:
     """The options of one call; see ``parse_overrides`` for errors."""
-    return {**DEFAULTS, **_set(options), **parse_overrides(overrides, cards)}
+    return {**DEFAULTS, **_set(options), **parse_overrides(overrides, checkpoints)}
 
 
-def parse_overrides(overrides: Options, cards: Sequence[ModelCard]) -> dict[str, Any]:
+def parse_overrides(overrides: Options, checkpoints: Sequence[Variant]) -> dict[str, Any]:
     """What one call sets otherwise. Names that mean nothing are dropped; an unknown checkpoint, or
     a value of the wrong kind, raises ``InvalidRequest``."""
     known = {
@@ -126,7 +126,7 @@ def parse_overrides(overrides: Options, cards: Sequence[ModelCard]) -> dict[str,
     if known.get(CHECKPOINT) in ("", "None"):
         del known[CHECKPOINT]
     if CHECKPOINT in known:
-        known[CHECKPOINT] = title_of(_checkpoint(known[CHECKPOINT], cards).id)
+        known[CHECKPOINT] = title_of(_checkpoint(known[CHECKPOINT], checkpoints))
     return known
 
 
@@ -149,10 +149,17 @@ def _set(options: Options) -> dict[str, Any]:
     return {n: value for n, value in options.items() if value is not None or n not in DEFAULTS}
 
 
-def _checkpoint(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
+def _default(checkpoints: Sequence[Variant]) -> Variant:
+    """What draws for owners who chose nothing: where it is not hosted, any other."""
+    absent = ModelCard(id=DEFAULT_MODEL, family="", modes=(), defaults=SamplingParams())
+    named = (one for one in checkpoints if one.card.has_name(DEFAULT_MODEL) and not one.weights)
+    return next(named, checkpoints[0] if checkpoints else Variant(card=absent))
+
+
+def _checkpoint(name: Any, checkpoints: Sequence[Variant]) -> Variant:
     if not isinstance(name, str):
         raise InvalidRequest(f"{CHECKPOINT} must be text, got {name!r:.100}", param=CHECKPOINT)
-    return find_checkpoint(cards, name)
+    return find_checkpoint(checkpoints, name)
 
 
 def _parsed(name: str, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from deployments.errors import InvalidRequest, UnsupportedField
@@ -20,10 +20,11 @@ from router.apis.sdapi.infotext import KEYWORD, VERSION, write_infotext
 from router.apis.sdapi.inputs import Inputs
 from router.apis.sdapi.limits import MAX_PICTURES, check_length
 from router.apis.sdapi.options import Options, check_range, output_format
-from router.apis.sdapi.prompts import Styles, parse_tags, with_styles
+from router.apis.sdapi.prompts import Styles, lora_hashes, parse_tags, with_styles
 from router.apis.sdapi.refiner import refiner_pairs
 from router.apis.sdapi.samplers import Sampling, find_sampling
 from router.apis.sdapi.second_pass import check_side, parse_second_pass, second_pass_pairs
+from router.belongings import Belongings, Variant
 
 #: The most previews of one request.
 MAX_PREVIEWS: Final = 10
@@ -34,16 +35,28 @@ class Setting:
     """What a call's fields are read against.
 
     Attributes:
-        card: the model.
+        checkpoint: what draws.
         options: those in force.
         styles: the known ones, by name.
-        cards: every model that the call may name.
+        checkpoints: everything that the call may name.
+        own: what the caller has registered.
     """
 
-    card: ModelCard
+    checkpoint: Variant
     options: Options
     styles: Styles
-    cards: tuple[ModelCard, ...] = ()
+    checkpoints: tuple[Variant, ...] = ()
+    own: Belongings = field(default_factory=Belongings)
+
+    @property
+    def card(self) -> ModelCard:
+        """The model."""
+        return self.checkpoint.card
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        """Names of the LoRAs that the call may use."""
+        return self.own.loras(self.card)
 
 
 def settle(body: Generation) -> Generation:
@@ -114,11 +127,12 @@ def _base(body: Generation, setting: Setting, inputs: Inputs) -> GenerationReque
     shown = int(options["show_progress_every_n_steps"])
     has_previews = options["live_previews_enable"] and shown > 0
     is_disabled = body.disable_extra_networks
-    prompt, loras = parse_tags(body.prompt, setting.card.loras, is_disabled=is_disabled)
+    prompt, loras = parse_tags(body.prompt, setting.loras, is_disabled=is_disabled)
     return GenerationRequest(
         prompt=prompt,
         negative_prompt=body.negative_prompt,
         model=setting.card.id,
+        weights=setting.checkpoint.weights,
         images=inputs.images,
         mask=inputs.mask,
         params=_params(body, setting),
@@ -129,7 +143,7 @@ def _base(body: Generation, setting: Setting, inputs: Inputs) -> GenerationReque
         masked_content=inputs.masked_content,
         mask_padding=inputs.mask_padding,
         is_latent_resize=inputs.is_latent_resize,
-        second_pass=parse_second_pass(body, setting.card),
+        second_pass=parse_second_pass(body, setting.checkpoint, setting.loras),
         loras=loras,
     )
 
@@ -232,8 +246,8 @@ def _pairs(
         ("CFG scale", body.cfg_scale),
         ("Seed", (params.seed or 0) + offset),
         ("Size", f"{params.width}x{params.height}"),
-        ("Model hash", hash_of(setting.card.id)),
-        ("Model", setting.card.id),
+        ("Model hash", hash_of(setting.checkpoint)),
+        ("Model", setting.checkpoint.name),
         ("Variation seed", params.variation_seed if is_varied else None),
         ("Variation seed strength", params.variation_strength if is_varied else None),
         (
@@ -252,7 +266,8 @@ def _pairs(
         ("Tiling", True if params.tiling else None),
         *second_pass_pairs(body, request.second_pass),
         *_mask_pairs(body, request),
-        *refiner_pairs(body, setting.card, setting.cards),
+        *refiner_pairs(body, setting.checkpoint, setting.checkpoints),
+        ("Lora hashes", lora_hashes(request.all_loras, setting.own.digests(setting.card))),
         ("Version", VERSION),
     ]
 

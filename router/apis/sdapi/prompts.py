@@ -12,6 +12,7 @@ from deployments.types import LoraUse
 
 #: ``<lora:name:weight>``.
 _TAG: Final = re.compile(r"<(\w+):([^<>]+)>")
+_SIGNS: Final = str.maketrans("", "", ":,")
 _KINDS: Final = {
     "lora": "LoRA",
     "lyco": "LoRA",
@@ -75,6 +76,17 @@ def parse_tags(
             )
         uses.append(_parse_use(found, numbers))
     return _TAG.sub("", prompt) if _TAG.search(prompt) else prompt, tuple(uses)
+
+
+def lora_hashes(uses: Sequence[LoraUse], digests: Mapping[str, str]) -> str | None:
+    """``name: digest, ...`` of LoRAs whose digest is known, each once, as the infotexts of A1111
+    have it: without the folders of names, and without signs that part the list. None for none."""
+    told = {
+        name.rpartition("/")[2].translate(_SIGNS): digests[name]
+        for name in dict.fromkeys(use.name for use in uses)
+        if name in digests
+    }
+    return ", ".join(f"{name}: {digest}" for name, digest in told.items()) or None
 
 
 def _find(name: str, loras: Sequence[str]) -> str | None:

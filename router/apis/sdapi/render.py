@@ -15,6 +15,7 @@ from router.apis.sdapi.infotext import KEYWORD, VERSION
 from router.apis.sdapi.inputs import encode_base64
 from router.apis.sdapi.plan import Layout
 from router.apis.sdapi.samplers import Sampling
+from router.belongings import Variant
 from router.job import Job
 
 
@@ -36,6 +37,7 @@ def render_images(
     body: Generation,
     sampling: Sampling,
     layout: Layout,
+    checkpoint: Variant,
 ) -> dict[str, Any]:
     """The answer: grids first, then pictures; ``info`` is JSON as text. Draws: call in a thread."""
     planned = _planned(job)
@@ -49,7 +51,7 @@ def render_images(
     singles = list(pictures.values()) if layout.shows_pictures or not grids else []
     told = [planned[place].infotext for place in pictures] if singles else []
     infotexts = [planned[0].infotext] * len(grids) + told
-    info = _info(job, shown, body=body, sampling=sampling)
+    info = _info(job, shown, body=body, sampling=sampling, checkpoint=checkpoint)
     info |= {"infotexts": infotexts, "index_of_first_image": len(grids)}
     images = [encode_base64(file) for file in (*grids, *singles)] if body.send_images else []
     return {"images": images, "parameters": _echo(body), "info": json.dumps(info)}
@@ -71,7 +73,12 @@ def _planned(job: Job) -> list[Shown]:
 
 
 def _info(
-    job: Job, shown: Sequence[Shown], *, body: Generation, sampling: Sampling
+    job: Job,
+    shown: Sequence[Shown],
+    *,
+    body: Generation,
+    sampling: Sampling,
+    checkpoint: Variant,
 ) -> dict[str, Any]:
     """What ``info`` tells; the numbers are the first picture's, as in A1111."""
     params = job.requests[0].request.params
@@ -94,8 +101,8 @@ def _info(
         "batch_size": body.batch_size,
         "restore_faces": bool(body.restore_faces),
         "face_restoration_model": None,
-        "sd_model_name": job.model,
-        "sd_model_hash": hash_of(job.model),
+        "sd_model_name": checkpoint.name,
+        "sd_model_hash": hash_of(checkpoint),
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": body.seed_resize_from_w,

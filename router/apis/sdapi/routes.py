@@ -19,10 +19,10 @@ from router.apis.sdapi.bodies import (
     PngInfo,
     TextToImage,
 )
-from router.apis.sdapi.checkpoints import checkpoints, render_checkpoint
 from router.apis.sdapi.control import Control
 from router.apis.sdapi.drawing import Drawing, Fetch
 from router.apis.sdapi.errors import render_error
+from router.apis.sdapi.models import Models
 from router.apis.sdapi.prompts import Styles
 from router.apis.sdapi.samplers import render_samplers, render_schedules
 from router.apis.sdapi.scripts import (
@@ -62,6 +62,7 @@ def routes(
     ):
         router.add_api_route(path, handler, methods=["POST"], openapi_extra=_documented(body))
     _add_control(router, Control(service, options))
+    _add_models(router, Models(service))
     _add_lists(router, service, styles or {})
     return router
 
@@ -80,6 +81,12 @@ def _add_control(router: APIRouter, control: Control) -> None:
     router.add_api_route("/queue/status", control.queue_status, methods=["GET"])
 
 
+def _add_models(router: APIRouter, models: Models) -> None:
+    router.add_api_route(f"{ROOT}/sd-models", models.checkpoints, methods=["GET"])
+    router.add_api_route(f"{ROOT}/loras", models.loras, methods=["GET"])
+    router.add_api_route(f"{ROOT}/refresh-loras", models.refresh_loras, methods=["POST"])
+
+
 def _add_lists(router: APIRouter, service: GenerationService, styles: Styles) -> None:
     """The routes that only tell, each by a function without arguments."""
 
@@ -89,16 +96,11 @@ def _add_lists(router: APIRouter, service: GenerationService, styles: Styles) ->
 
         router.add_api_route(path, handler, methods=[method], name=path.rpartition("/")[2])
 
-    def models() -> list[dict[str, Any]]:
-        return [render_checkpoint(card) for card in checkpoints(service.cards())]
-
     told: Mapping[str, Any] = {
-        "sd-models": models,
         "samplers": lambda: render_samplers(service.cards()),
         "schedulers": render_schedules,
         "upscalers": lambda: render_upscalers(service.cards()),
         "latent-upscale-modes": render_latent_modes,
-        "loras": lambda: discovery.render_loras(service.cards()),
         "prompt-styles": lambda: discovery.render_styles(styles),
         "scripts": render_scripts,
         "script-info": render_script_info,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from deployments.errors import InvalidRequest, UnsupportedField
@@ -11,6 +11,7 @@ from router.apis.sdapi.bodies import Generation, TextToImage
 from router.apis.sdapi.checkpoints import find_checkpoint
 from router.apis.sdapi.prompts import parse_tags
 from router.apis.sdapi.samplers import find_sampling
+from router.belongings import Variant
 
 #: A1111's latent upscale modes, and what they are here.
 LATENT_MODES: Final[Mapping[str, str]] = {
@@ -31,11 +32,15 @@ UPSCALERS: Final[Mapping[str, str]] = {
 STRENGTH: Final = 0.75
 
 
-def parse_second_pass(body: Generation, card: ModelCard) -> SecondPass | None:
-    """The second pass; None without ``enable_hr``. Raises ``InvalidRequest``."""
+def parse_second_pass(
+    body: Generation, checkpoint: Variant, loras: Sequence[str]
+) -> SecondPass | None:
+    """The second pass, which may name these LoRAs; None without ``enable_hr``. Raises
+    ``InvalidRequest``."""
     if not isinstance(body, TextToImage) or not body.enable_hr:
         return None
-    _check_checkpoint(body.hr_checkpoint_name, card)
+    card = checkpoint.card
+    _check_checkpoint(body.hr_checkpoint_name, checkpoint)
     _check_steps(body.hr_second_pass_steps, card)
     check_side(card, "width", body.width, lowest=1)
     check_side(card, "height", body.height, lowest=1)
@@ -48,7 +53,7 @@ def parse_second_pass(body: Generation, card: ModelCard) -> SecondPass | None:
     check_side(card, "hr_resize_x", width, lowest=card.min_size)
     check_side(card, "hr_resize_y", height, lowest=card.min_size)
     each, is_disabled = card.size_multiple, body.disable_extra_networks
-    prompt, loras = parse_tags(body.hr_prompt, card.loras, is_disabled=is_disabled)
+    prompt, uses = parse_tags(body.hr_prompt, loras, is_disabled=is_disabled)
     return SecondPass(
         width=round(width / each) * each,
         height=round(height / each) * each,
@@ -60,7 +65,7 @@ def parse_second_pass(body: Generation, card: ModelCard) -> SecondPass | None:
         guidance_scale=body.hr_cfg if "hr_cfg" in body.model_fields_set else None,
         scheduler=sampling.scheduler if sampling else None,
         sigmas=sampling.sigmas if sampling else None,
-        loras=loras if body.hr_prompt else None,
+        loras=uses if body.hr_prompt else None,
     )
 
 
@@ -134,15 +139,15 @@ def _check_steps(steps: int, card: ModelCard) -> None:
         )
 
 
-def _check_checkpoint(name: str | None, card: ModelCard) -> None:
+def _check_checkpoint(name: str | None, checkpoint: Variant) -> None:
     if not _is_own(name):
         return
     try:
-        find_checkpoint([card], name or "")
+        find_checkpoint([checkpoint], name or "")
     except InvalidRequest:
         raise UnsupportedField(
             f"hr_checkpoint_name {name!r:.100}: the second pass runs on the first's model, "
-            f"{card.id}",
+            f"{checkpoint.name}",
             param="hr_checkpoint_name",
         ) from None
 

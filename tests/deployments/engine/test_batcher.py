@@ -22,8 +22,9 @@ from deployments.engine.batcher import (
     estimate,
 )
 from deployments.engine.memory import Stand
+from deployments.engine.share import Appetite
 from deployments.engine.state import BatchKey, RequestState
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest, LoraUse, SamplingParams
 
 
 def state(
@@ -55,7 +56,7 @@ def batcher(*, max_rows: int = 8, max_tokens: int = 10_000, **states: RequestSta
     return made
 
 
-def always(weights: str | None, num_bytes: int) -> Stand:
+def always(weights: str | None, num_bytes: int, loras: tuple[LoraUse, ...]) -> Stand:
     return Stand.READY
 
 
@@ -109,7 +110,40 @@ def test_batch_holds_at_most_max_tokens() -> None:
 
 def test_one_picture_runs_beyond_every_limit() -> None:
     made = batcher(max_rows=1, max_tokens=1, a=state(rows=2))
+    made.bound(0)
     assert choose(made).request_ids == {"a"}
+
+
+def test_batch_takes_no_more_bytes_than_are_free() -> None:
+    appetite = Appetite(denoise=10.0, decode=100.0, decode_start=600)
+    made = Batcher(max_rows=8, max_tokens=10_000, appetite=appetite)
+    for name, one in {"a": state(), "b": state(), "c": state(rows=2)}.items():
+        made.add(name, None, one.work)
+        made.admit(name, [one], decode_tokens=4)
+    made.bound(64 * 10 * 3)
+    work = choose(made)
+    assert work.request_ids == {"a", "b"}
+    assert made.bytes_of(work) == 64 * 10 * 2
+    made.bound(64 * 10 * 4)
+    assert len(choose(made).places) == 3
+    made.bound(None)
+    assert len(choose(made).places) == 3
+    for place in choose(made).places:
+        place.state.step = 4
+    made.bound(1999)
+    assert made.bytes_of(choose(made)) == 1000
+    made.bound(2000)
+    assert made.bytes_of(choose(made)) == 2000
+    assert made.bytes_of(Encode("a")) == 0
+
+
+def test_text_counts_for_memory() -> None:
+    made = Batcher(max_rows=8, max_tokens=10_000, appetite=Appetite(denoise=1.0))
+    wordy = state()
+    wordy.prompt_tokens = 36
+    made.add("a", None, 1.0)
+    made.admit("a", [wordy])
+    assert made.bytes_of(choose(made)) == 100
 
 
 def test_choose_changes_nothing() -> None:
@@ -157,7 +191,7 @@ def test_encode_takes_the_shortest_of_those_that_came_together() -> None:
 def test_weights_without_room_are_passed_over_a_few_times_only(
     next_stand: Stand, kind: type[Fetch | Encode]
 ) -> None:
-    def stand(weights: str | None, num_bytes: int) -> Stand:
+    def stand(weights: str | None, num_bytes: int, loras: tuple[LoraUse, ...]) -> Stand:
         return Stand.NO_ROOM if weights == "w" else next_stand
 
     made = batcher()
@@ -181,9 +215,9 @@ def test_who_has_had_weights_fetched_passes_who_waits_for_that_room() -> None:
     made.add("fetched", "v", 2.0)
     made.record(Fetch("fetched", ("blocked",) * MAX_OVERTAKEN))
     made.add("another", None, 1.5)
-    assert made.choose(lambda weights, _: stands[weights]) is None
+    assert made.choose(lambda weights, *_: stands[weights]) is None
     stands["v"] = Stand.READY
-    assert made.choose(lambda weights, _: stands[weights]) == Encode("fetched")
+    assert made.choose(lambda weights, *_: stands[weights]) == Encode("fetched")
 
 
 def test_weights_on_their_way_hold_up_nobody() -> None:
@@ -191,7 +225,7 @@ def test_weights_on_their_way_hold_up_nobody() -> None:
     made.add("waiting", "w", 1.0)
     for _ in range(2 * MAX_OVERTAKEN):
         made.add("next", None, 2.0)
-        work = made.choose(lambda weights, _: Stand.LOADING if weights else Stand.READY)
+        work = made.choose(lambda weights, *_: Stand.LOADING if weights else Stand.READY)
         assert work == Encode("next")
         made.remove("next")
         made.record(work)
@@ -201,7 +235,7 @@ def test_weights_are_fetched_before_anything_else() -> None:
     made = batcher(a=state(done=4), b=state())
     made.add("ready", None, 1.0)
     made.add("waiting", "w", 2.0)
-    work = made.choose(lambda weights, _: Stand.ABSENT if weights else Stand.READY)
+    work = made.choose(lambda weights, *_: Stand.ABSENT if weights else Stand.READY)
     assert work == Fetch("waiting")
     assert work.request_ids == {"waiting"}
     made.record(work)

@@ -11,6 +11,7 @@ import pytest
 
 from deployments.config import ModelConfig
 from deployments.engine.batcher import MAX_OVERTAKEN
+from deployments.engine.device import host_device
 from deployments.engine.engine import Engine
 from deployments.engine.events import Stepped
 from deployments.engine.inline import InlineRunner
@@ -20,11 +21,12 @@ from deployments.errors import (
     Conflict,
     GenerationFailed,
     InvalidRequest,
+    MemoryExceeded,
     ModelNotReady,
     OutOfMemory,
 )
 from deployments.families.fake import NUM_BYTES, FakeFamily
-from deployments.types import GenerationRequest, Load, SecondPass
+from deployments.types import GenerationRequest, Holding, Load, SecondPass
 
 
 def pixels_of(heard: Any) -> list[Any]:
@@ -189,7 +191,13 @@ def test_add_from_many_threads(build_engine: Any, ask: Any) -> None:
     assert len(heard) == 160
     assert max(one.finished().max_batch_rows for one in heard.values()) <= 8
     assert engine.load() == Load(
-        num_running=0, num_waiting=0, work=0, resident_weights=("",), weight_bytes=1_000_000
+        num_running=0,
+        num_waiting=0,
+        work=0,
+        resident_weights=("",),
+        weight_bytes=1_000_000,
+        holdings=(Holding(name="", kind="base", num_bytes=1_000_000),),
+        device=host_device(),
     )
 
 
@@ -342,9 +350,8 @@ def test_weights_beyond_the_budget_of_bytes_fail_and_the_others_draw(
     build_engine: Any, ask: Any
 ) -> None:
     engine = build_engine(personal=("ann",), budget=Budget(max_bytes=NUM_BYTES - 1))
-    error = ask(engine, "a", weights="ann").error()
-    assert isinstance(error, OutOfMemory)
-    assert "takes 1000000 bytes for its weights" in error.message
+    with pytest.raises(MemoryExceeded, match="takes 1000000 bytes for its weights"):
+        ask(engine, "a", weights="ann")
 
 
 def test_twenty_sets_of_weights_under_a_budget_for_three(build_engine: Any, ask: Any) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments.config import ModelConfig
@@ -16,6 +19,7 @@ from deployments.errors import (
     WorkerLost,
 )
 from deployments.families.fake import FakeFamily
+from deployments.types import GenerationRequest
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,32 @@ def test_fault_of_one_request_leaves_the_others(
     for heard in (first, *others):
         heard.finished()
     ask(engine, "later").finished()
+
+
+def test_refused_request_keeps_nothing_alive(build_engine: Any, ask: Any) -> None:
+    kept: list[weakref.ref[object]] = []
+
+    class Strict(FakeFamily):
+        """Has read something when it finds out that it cannot go on."""
+
+        def encode(self, request: GenerationRequest, weights: Any) -> Any:
+            read = np.ones(8)
+            kept.append(weakref.ref(read))
+            try:
+                raise ValueError("no such thing")
+            except ValueError as error:
+                raise InvalidRequest("unknown thing") from error
+
+    engine = build_engine(Strict(ModelConfig(family="fake")))
+    gc.collect()
+    gc.disable()
+    try:
+        heard = ask(engine, "bad")
+        assert type(heard.error()) is InvalidRequest
+        engine.stop()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_batch_without_memory_is_run_apart(build_engine: Any, ask: Any, gated: Any) -> None:

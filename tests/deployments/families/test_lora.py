@@ -240,7 +240,7 @@ def test_fixed_loras_are_part_of_every_request_and_stay(
 
 def test_names_are_told_and_unknown_ones_refused(dress: Load) -> None:
     family = dress("sd")
-    assert family.lora_names == ("ink", "wool")
+    assert family.loras.names == ("ink", "wool")
     with pytest.raises(InvalidRequest, match="unknown LoRA 'x'; known: ink, wool"):
         states_of(family, ask(loras=(LoraUse(name="x"),)))
 

@@ -11,9 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from deployments.config import ModelConfig
-from deployments.families import family_class, lora_source
+from deployments.families import family_class, lora_place
 from deployments.families.base import Family
-from deployments.families.lora_file import Layers, convert_stable_diffusion, read_layers
+from deployments.families.lora_file import (
+    MAX_TENSORS,
+    Layers,
+    convert_stable_diffusion,
+    read_layers,
+)
 from tests.deployments.families.lora_making import (
     ALL,
     diffusers_form,
@@ -169,6 +174,22 @@ def test_a_configuration_that_makes_no_sense_is_refused(
         read(load("sd"), path)
 
 
+def test_factors_of_eight_bits_are_scaled_as_others(load: Load, tmp_path: Path) -> None:
+    down, up = (
+        factor.to(torch.float8_e4m3fn) for factor in factors(load("sd").base, seed=1)["unet", NAME]
+    )
+    tensors = {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}
+    path = write(tmp_path / "a.safetensors", tensors, **{"unet.lora_alpha": 8})
+    low = read(load("sd"), path)["unet"][NAME]
+    assert torch.equal(low.up, 2 * up.float())
+
+
+def test_more_tensors_than_a_model_has_layers_for_are_refused(load: Load, tmp_path: Path) -> None:
+    tensors = {f"unet.a{n}.lora_A.weight": torch.zeros(1, 1) for n in range(MAX_TENSORS + 1)}
+    with pytest.raises(ValueError, match="it has 4097 tensors; accepted: at most 4096"):
+        read(load("sd"), write(tmp_path / "a.safetensors", tensors))
+
+
 def test_pickles_and_noise_are_not_read(load: Load, tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="not a safetensors file"):
@@ -186,7 +207,7 @@ def test_a_folder_is_listed_by_its_paths_and_files_of_other_models_are_left_out(
     (tmp_path / "broken.safetensors").write_bytes(b"broken")
     other = write(tmp_path / "styles" / "x.bin.safetensors", tensors)
     family = start(checkpoints, lora_folder=str(tmp_path), loras={"mine": str(other)})
-    assert family.lora_names == ("line.v1", "mine", "styles/ink", "styles/x.bin")
+    assert family.loras.names == ("line.v1", "mine", "styles/ink", "styles/x.bin")
 
 
 @pytest.mark.parametrize(
@@ -221,9 +242,9 @@ def test_a_hub_s_file_is_named_or_the_only_one(
         return str(path)
 
     listed = ["README.md", "ink.safetensors", "checkpoint/x.safetensors"]
-    monkeypatch.setattr(lora_source, "list_repo_files", lambda repository: listed)
-    monkeypatch.setattr(lora_source, "hf_hub_download", download)
-    assert start(checkpoints, loras={"a": source}).lora_names == ("a",)
+    monkeypatch.setattr(lora_place, "list_repo_files", lambda repository: listed)
+    monkeypatch.setattr(lora_place, "hf_hub_download", download)
+    assert start(checkpoints, loras={"a": source}).loras.names == ("a",)
     [(repository, file)] = asked
     assert (repository, Path(file).name) == ("ann/inks", "ink.safetensors")
 

@@ -190,7 +190,7 @@ def test_check_names_what_does_not_fit(
         "dtype": ({**unet, name: tensor.double()}, rf"{name} is F64; accepted: F16, BF16, F32"),
         "unknown": ({"a.b": tensor}, "a.b belongs to no module"),
         "no unet": (prefixed(text_encoder=user["text_encoder"]), "there is no UNet"),
-        "lora": ({"unet.x.lora_A.weight": tensor}, "unet has"),
+        "lora": ({"unet.x.lora_A.weight": tensor}, "it lacks the upper factor of unet.x"),
     }
     for case, (tensors, words) in cases.items():
         path = tmp_path / f"{case}.safetensors"
@@ -245,12 +245,30 @@ def test_original_names_of_another_model_are_refused(
         family.check_weights(source(tmp_path / "sks.safetensors"), 2**40)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "number", "words"),
+    [
+        ("model.diffusion_model.input_blocks.{}.0.weight", 300, "it has 300 blocks"),
+        ("unet.a{}", 16_385, "it has 16385 tensors; accepted: at most 16384"),
+    ],
+    ids=["blocks", "tensors"],
+)
+def test_names_by_the_thousand_are_refused_before_they_take_long(
+    load: Load, tmp_path: Path, pattern: str, number: int, words: str
+) -> None:
+    tensors = {pattern.format(n): torch.zeros(1) for n in range(number)}
+    save_file(tensors, tmp_path / "sks.safetensors")
+    with pytest.raises(InvalidRequest, match=words):
+        load("sd").check_weights(source(tmp_path / "sks.safetensors"), 2**40)
+
+
 def test_hub_that_cannot_be_reached_is_told_as_such(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InvalidRequest, match="cannot be read"):
-        load("sd").check_weights(source("no/such--repo", "hub"), 2**40)
+    for hub_id in ("no/such--repo", "no/such--repo/ink.safetensors"):
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            load("sd").check_weights(source(hub_id, "hub"), 2**40)
 
 
 def test_weights_stay_as_they_were_read_when_their_file_changes(

@@ -50,6 +50,7 @@ async def test_upload_is_kept_told_and_removed(tmp_path: Path) -> None:
         assert model == {
             "id": "sks",
             "object": "personal_model",
+            "type": "checkpoint",
             "owned_by": "default",
             "base": "sd15-dreambooth",
             "source": "upload",
@@ -132,7 +133,8 @@ async def test_path_within_the_configured_folders(tmp_path: Path) -> None:
         body = {"base": "sd15-dreambooth", "path": str(folder / "sks.safetensors")}
         told = (await client.put(PATH, json=body)).json()
         assert (told["source"], told["path"]) == ("path", body["path"])
-        for path in (str(tmp_path), f"{folder}/../x", f"{folder}/out/x", "/etc/passwd", "", "\0"):
+        outside = str(tmp_path), f"{folder}/../x", f"{folder}/out/x", "/etc/passwd"
+        for path in (*outside, "", "\0", f"{folder}{'/a' * 10_000}"):
             refused = error(await client.put(PATH, json={**body, "path": path}), 400)
             assert str(tmp_path) not in refused["message"]
     async with serving() as client:
@@ -169,7 +171,10 @@ async def test_hub_id_is_registered(tmp_path: Path) -> None:
 async def test_upload_that_is_refused_leaves_nothing(
     form: dict[str, Any], status: int, part: str, tmp_path: Path
 ) -> None:
-    cards = (fake_card("sd15-dreambooth"), fake_card("plain", takes_weights=False))
+    cards = (
+        fake_card("sd15-dreambooth"),
+        fake_card("plain", takes_weights=False, takes_loras=False),
+    )
     models = FakeModels(*cards)
     async with serving(models, images_url=str(tmp_path), max_checkpoint_bytes=100_000) as client:
         assert part in error(await client.put(PATH, **form), status)["message"]

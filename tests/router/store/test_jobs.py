@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from deployments.errors import Conflict, InvalidRequest, JobNotFound
-from router.job import Idempotency, Job, JobError, JobProgress, JobStatus
+from deployments.types import GenerationRequest, LoraUse, WeightsSource
+from router.job import (
+    Idempotency,
+    Job,
+    JobError,
+    JobProgress,
+    JobStatus,
+    OwnWeights,
+    StoredRequest,
+)
 from router.store.jobs import (
     IDEMPOTENCY_SECONDS,
     MAX_ATTEMPTS,
@@ -479,6 +488,24 @@ async def test_needed_inputs_when_the_last_job_goes(rows: Rows) -> None:
     await rows.jobs.delete([job.id])
 
     assert await rows.jobs.needed_inputs([INPUT, MASK]) == frozenset()
+
+
+async def test_uploads_are_awaited_until_the_last_job_ends(rows: Rows) -> None:
+    source = WeightsSource(
+        id="pm_1", kind="upload", location="file:///w", key="weights/a", is_lora=True, digest="0a"
+    )
+    own = OwnWeights(name="sks", base="sdxl", source=source)
+    use = LoraUse(name="sks", weight=0.5, source=source)
+    request = StoredRequest(request=GenerationRequest(prompt="a", loras=(use,)))
+    first = await rows.jobs.add(replace(make_job(own=(own,)), requests=(request,)))
+    second = await rows.jobs.add(make_job(own=(own,)))
+    assert await rows.jobs.get(first.id) == first
+    keys = ["weights/a", "weights/b"]
+    assert await rows.jobs.awaited_uploads(keys) == {"weights/a"}
+    await rows.jobs.cancel(first.id)
+    assert await rows.jobs.awaited_uploads(["weights/a"]) == {"weights/a"}
+    await rows.jobs.cancel(second.id)
+    assert await rows.jobs.awaited_uploads(keys) == frozenset()
 
 
 async def test_interrupt_of_a_running_job_is_told_to_its_worker(rows: Rows) -> None:

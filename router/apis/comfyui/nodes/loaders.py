@@ -1,7 +1,8 @@
-"""Nodes that load models: the names are the hosted models' ids and aliases.
+"""Nodes that load models: the names are the hosted models' ids and aliases, and those of weights.
 
 A checkpoint, a diffusion model, a text encoder and an autoencoder are each a part of one hosted
-model. What kind of text encoder it is, its precision and its device are the host's to know.
+model, or of one with personal weights. What kind of text encoder it is, its precision and its
+device are the host's to know.
 """
 
 from __future__ import annotations
@@ -57,32 +58,35 @@ _DUAL_CLIP_TYPES: Final = (
 
 
 def list_models(offer: Offer) -> list[str]:
-    """Ids of the models that work on latents, then their aliases."""
+    """Ids of the models that work on latents, then their aliases, then names of weights for them:
+    the owner's, the configuration's."""
     cards = [card for card in offer.cards if card.has_latents and not card.unavailable]
-    return [*(card.id for card in cards), *(alias for card in cards for alias in card.aliases)]
+    aliases = [alias for card in cards for alias in card.aliases]
+    names = [one.name for one in offer.own.variants(cards)]
+    return list(dict.fromkeys([*names[: len(cards)], *aliases, *names]))
 
 
 async def load_checkpoint(drawing: Drawing, *, ckpt_name: str) -> tuple[Model, Clip, Vae]:
     """All parts of a model."""
-    model = drawing.card(ckpt_name).id
-    return Model(id=model), Clip(model=model), Vae(model=model)
+    variant = drawing.variant(ckpt_name)
+    return Model(id=variant.name), Clip(model=variant.name), Vae(model=variant.card.id)
 
 
 async def load_diffusion_model(drawing: Drawing, *, unet_name: str, **_: str) -> tuple[Model]:
     """The part of a model that denoises."""
-    return (Model(id=drawing.card(unet_name).id),)
+    return (Model(id=drawing.variant(unet_name).name),)
 
 
 async def load_clip(drawing: Drawing, *, clip_name: str, **_: str) -> tuple[Clip]:
     """The text encoder of a model, of whatever type it is."""
-    return (Clip(model=drawing.card(clip_name).id),)
+    return (Clip(model=drawing.variant(clip_name).name),)
 
 
 async def load_dual_clip(
     drawing: Drawing, *, clip_name1: str, clip_name2: str, **_: str
 ) -> tuple[Clip]:
     """Both text encoders of a model, which both names must mean."""
-    first, second = drawing.card(clip_name1).id, drawing.card(clip_name2).id
+    first, second = drawing.variant(clip_name1).name, drawing.variant(clip_name2).name
     if first != second:
         raise UnsupportedField(
             f"text encoders of two models, {first!r} and {second!r}, cannot be joined; "
@@ -128,12 +132,11 @@ async def load_model_lora(
 
 
 def _find_lora(drawing: Drawing, model: str, lora_name: str) -> str:
-    """The LoRA, which must be one of the model's own."""
-    card, name = drawing.card(model), lora_name.removesuffix(LORA_EXTENSION)
-    if name not in card.loras:
-        known = ", ".join(card.loras) or "none"
-        message = f"model {card.id!r} has no LoRA {lora_name!r:.200}; known: {known}"
-        raise UnsupportedField(message)
+    """The LoRA, which must be one of the model's, or the owner's for it."""
+    known, name = drawing.loras(model), lora_name.removesuffix(LORA_EXTENSION)
+    if name not in known:
+        message = f"model {model!r} has no LoRA {lora_name!r:.200}; known: "
+        raise UnsupportedField(message + (", ".join(known) or "none"))
     return name
 
 
@@ -146,8 +149,9 @@ def _find_choice_of_hosts(offer: Offer, literals: Mapping[str, Any]) -> tuple[st
 
 
 def _list_loras(offer: Offer) -> list[str]:
-    """Names of all models' LoRAs, then the same as files, as graphs from elsewhere name them."""
-    names = sorted({name for card in offer.cards for name in card.loras})
+    """Names of all models' LoRAs and the owner's, then the same as files, as graphs from elsewhere
+    name them."""
+    names = sorted({name for card in offer.cards for name in offer.own.loras(card)})
     return [*names, *(f"{name}{LORA_EXTENSION}" for name in names)]
 
 

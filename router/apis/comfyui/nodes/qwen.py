@@ -32,8 +32,8 @@ from router.apis.comfyui.widgets import count, image, number, pixels
 
 async def load_model(drawing: Drawing, *, model_path: str) -> tuple[Clip, Model, Vae]:
     """All parts of a model: its text encoder, what denoises, its autoencoder."""
-    model = drawing.card(model_path).id
-    return Clip(model=model), Model(id=model), Vae(model=model)
+    variant = drawing.variant(model_path)
+    return Clip(model=variant.name), Model(id=variant.name), Vae(model=variant.card.id)
 
 
 async def image_to_latent(drawing: Drawing, *, image: Images, vae: Vae) -> tuple[Latent]:

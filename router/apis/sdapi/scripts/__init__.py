@@ -92,10 +92,12 @@ def make_plan(call: Call) -> Plan:
     )
     check_drawn(plan.requests)
     refiners = plan.refiners or [call.refiner(body)] * len(plan.requests)
-    models = sorted({refiner["model"] for refiner in refiners if refiner})
+    asked = [refiner for refiner in refiners if refiner]
+    models = sorted({refiner["model"] for refiner in asked})
     if not models:
         return plan
-    refined = {"refiners": refiners, "models": models}
+    weights = sorted({refiner["weights"] for refiner in asked if "weights" in refiner})
+    refined = {"refiners": refiners, "models": models, "weights": weights}
     return replace(plan, script_args={**plan.script_args, **refined})
 
 

@@ -61,14 +61,13 @@ class Call:
     def refiner(self, body: Generation) -> dict[str, Any] | None:
         """What ends the pictures of the body, or of a variant of it; see ``router.scripts``."""
         setting = self._setting_of(body)
-        return render_refiner(body, setting.card, setting.cards)
+        return render_refiner(body, setting.checkpoint, setting.checkpoints)
 
     def _setting_of(self, body: Generation) -> Setting:
-        cards = self.setting.cards
-        options = override(self.setting.options, body.override_settings, cards)
-        named = checkpoint_of(options, cards)
-        card = next((card for card in cards if card.id == named), self.setting.card)
-        return replace(self.setting, card=card, options=options)
+        known = self.setting.checkpoints
+        options = override(self.setting.options, body.override_settings, known)
+        checkpoint = checkpoint_of(options, known) or self.setting.checkpoint
+        return replace(self.setting, checkpoint=checkpoint, options=options)
 
     def _inputs(self, body: Generation, setting: Setting) -> Inputs:
         if not isinstance(body, ImageToImage):

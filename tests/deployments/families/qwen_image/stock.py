@@ -66,9 +66,29 @@ class Stock:
         parts["scheduler"] = type(parts["scheduler"]).from_config(parts["scheduler"].config)
         if kind.startswith("Edit"):
             parts["processor"] = self._processor
+            parts["text_encoder"] = Positioned(parts["text_encoder"])
         pipeline = getattr(diffusers, f"QwenImage{kind}Pipeline")(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+class Positioned:
+    """A text encoder whose calls tell which tokens are of pictures, whoever leaves that out.
+
+    diffusers' edit pipelines do (its issue 14194): with transformers 5 the tokens of pictures have
+    then not the positions of rows and columns that Qwen2.5-VL was trained with, as transformers 4
+    found by itself. Of a diffusers that tells them this changes nothing.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, *, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        is_picture = (input_ids == self._model.config.image_token_id).int()
+        return self._model(input_ids=input_ids, **{"mm_token_type_ids": is_picture, **inputs})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def _processor(folder: str, tokenizer: Any) -> Any:

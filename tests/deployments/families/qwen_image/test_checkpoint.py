@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImagePipeline
 from PIL import Image
 
 from deployments.config import ModelConfig
+from deployments.families import family_class
 from deployments.families.base import Family
 from deployments.families.offload import Offload
 from deployments.families.qwen_image import QwenImage
-from deployments.families.qwen_image_checkpoint import (
-    ENTRANCES,
-    read_checkpoint,
-    refuse_unheard_guidance,
-)
+from deployments.families.qwen_image_checkpoint import read_checkpoint
+from deployments.families.qwen_image_placement import ENTRANCES
 from deployments.families.qwen_image_text import image_processor
 from deployments.opening import open_engine
 from tests.deployments.families.driver import draw
@@ -122,10 +121,12 @@ def test_tiles_draw_nearly_the_same(load_qwen: Load) -> None:
     assert np.abs(picture - expected).mean() < 40
 
 
-def test_a_gguf_file_is_the_denoiser(load_qwen: Load, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def gguf_file(load_qwen: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny denoiser, eight bits a weight where the format can."""
     gguf = pytest.importorskip("gguf")
-    whole = load_qwen("qwen")
-    file = tmp_path / "transformer.gguf"
+    whole: Any = load_qwen("qwen")
+    file = tmp_path_factory.mktemp("gguf") / "transformer.gguf"
     writer = gguf.GGUFWriter(str(file), "qwen_image")
     for name, tensor in whole.base.transformer.state_dict().items():
         values = tensor.numpy()
@@ -138,9 +139,59 @@ def test_a_gguf_file_is_the_denoiser(load_qwen: Load, tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    small = load_qwen("qwen", gguf=str(file))
-    [expected], [picture] = draw(whole, want()), draw(small, want())
+    return file
+
+
+def test_a_gguf_file_is_the_denoiser(load_qwen: Load, gguf_file: Path) -> None:
+    small = load_qwen("qwen", gguf=str(gguf_file))
+    [expected], [picture] = draw(load_qwen("qwen"), want()), draw(small, want())
     assert 0 < np.abs(picture - expected).mean() < 8
+
+
+def test_a_gguf_file_that_is_not_there_is_named(qwen_checkpoints: Path) -> None:
+    config = ModelConfig(
+        family="qwen-image", weights=str(qwen_checkpoints / "qwen"), gguf="no/such.gguf"
+    )
+    with pytest.raises(ValueError, match=r"no gguf file 'no/such.gguf'; accepted: a path, or http"):
+        read_checkpoint(config, "cpu", "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="whole"),
+        pytest.param({"offload": "group"}, id="offloaded"),
+        pytest.param({"vae_tiling": True}, id="tiled"),
+        pytest.param({"gguf": ""}, id="gguf"),
+        pytest.param({"gguf": "", "offload": "group"}, id="gguf and offloaded"),
+    ],
+)
+def test_every_dtype_draws_nearly_the_same(
+    load_qwen: Load, qwen_checkpoints: Path, gguf_file: Path, dtype: str, options: dict[str, Any]
+) -> None:
+    own = {**options, "gguf": str(gguf_file)} if "gguf" in options else options
+    config = ModelConfig(
+        family="qwen-image",
+        weights=str(qwen_checkpoints / "qwen-edit"),
+        reference_pixels=REFERENCE_PIXELS,
+        **own,
+    )
+    half: Any = family_class("qwen-image").load(config, "cpu", dtype)
+    parts = half.base.transformer, half.base.text_encoder, half.base.vae
+    assert {part.dtype for part in parts} == {getattr(torch, dtype)}
+    [expected], [picture] = draw(load_qwen("qwen-edit"), edit()), draw(half, edit())
+    assert 0 < np.abs(picture - expected).mean() < 12
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_quantized_layers_may_wait_elsewhere(load_qwen: Load, quantization: str) -> None:
+    pytest.importorskip("torchao")
+    small = load_qwen("qwen-edit", quantization=quantization)
+    waiting = load_qwen("qwen-edit", quantization=quantization, offload="group")
+    [expected], [picture] = draw(small, edit()), draw(waiting, edit())
+    assert difference(picture, expected) <= 0.01
 
 
 @pytest.mark.parametrize(
@@ -149,7 +200,6 @@ def test_a_gguf_file_is_the_denoiser(load_qwen: Load, tmp_path: Path) -> None:
         pytest.param({"quantization": "nf4"}, "'nf4' needs a CUDA device", id="nf4"),
         pytest.param({"offload": "model"}, "'model' needs a CUDA device", id="offload"),
         pytest.param({"device_map": "balanced"}, "'balanced' needs a CUDA", id="balanced"),
-        pytest.param({"personal": {"default": "a"}}, "no personal weights", id="personal"),
         pytest.param({"attention_slicing": True}, "nothing to slice", id="slicing"),
         pytest.param({"gguf": "a.gguf", "quantization": "int8"}, "quantized already", id="twice"),
     ],
@@ -160,6 +210,32 @@ def test_what_cannot_be_done_here_is_said_at_start(
     config = ModelConfig(family="qwen-image", weights=str(qwen_checkpoints / "qwen"), **options)
     with pytest.raises(ValueError, match=text):
         read_checkpoint(config, "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        pytest.param(
+            {"device_map": "balanced", "offload": "model"},
+            "places the modules itself: it takes no offload",
+            id="spread and offloaded",
+        ),
+        pytest.param(
+            {"device_map": "balanced", "quantization": "nf4"},
+            "'nf4' reads onto one GPU: it takes no device_map",
+            id="spread in four bits",
+        ),
+        pytest.param(
+            {"quantization": "fp8"}, "takes dtype 'bfloat16', not 'float16'", id="fp8 of float16"
+        ),
+    ],
+)
+def test_what_no_gpu_can_do_is_said_at_start(
+    qwen_checkpoints: Path, options: dict[str, Any], text: str
+) -> None:
+    config = ModelConfig(family="qwen-image", weights=str(qwen_checkpoints / "qwen"), **options)
+    with pytest.raises(ValueError, match=text):
+        read_checkpoint(config, "cuda", "float16")
 
 
 def test_a_missing_package_is_named(
@@ -219,11 +295,20 @@ def test_a_checkpoint_tells_how_much_it_sees_of_references(
     assert read_checkpoint(plain, "cpu", "float32").reference_pixels == 1024 * 1024
 
 
-def test_a_distilled_checkpoint_fails_at_start_where_its_guidance_is_not_heard() -> None:
-    deaf = SimpleNamespace(forward=lambda timestep, hidden_states: None)
-    config = SimpleNamespace(guidance_embeds=True)
-    with pytest.raises(ValueError, match="guidance-distilled"):
-        refuse_unheard_guidance(SimpleNamespace(config=config, time_text_embed=deaf))
+def test_a_distilled_checkpoint_fails_at_start_where_its_guidance_is_not_heard(
+    qwen_checkpoints: Path, tmp_path: Path
+) -> None:
+    """As it would at its first step: there is no layer for the scale."""
+    folder = tmp_path / "distilled"
+    shutil.copytree(qwen_checkpoints / "qwen", folder)
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "guidance_embeds": True}))
+    config = ModelConfig(family="qwen-image", weights=str(folder))
+    with pytest.raises(ValueError, match=r"guidance_embeds: true, but .* no layer .* to one scale"):
+        read_checkpoint(config, "cpu", "float32")
+    stock = QwenImagePipeline.from_pretrained(folder)
+    with pytest.raises(TypeError, match="positional arguments"):
+        stock("a lake", width=64, height=64, num_inference_steps=2, guidance_scale=3.0)
 
 
 def test_the_real_processor_s_configuration_is_read(tmp_path: Path) -> None:

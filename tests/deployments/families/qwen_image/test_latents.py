@@ -134,3 +134,13 @@ def test_every_second_visit_of_little_noise_goes_without_guidance(load_qwen: Loa
         denoise(family, [state])
     assert counts[0] == counts[2] == counts[4] == 2
     assert 1 in counts
+
+
+def test_parts_that_sum_to_nothing_never_go_without_guidance(load_qwen: Load) -> None:
+    family = load_qwen("qwen")
+    parts = PromptPart(text="a lake"), PromptPart(text="a star", weight=-1.0)
+    [state] = states_of(family, want("", parts=parts, min_uncond_sigma=2.0))
+    while not state.is_denoised:
+        assert state.num_rows == 3
+        denoise(family, [state])
+    assert torch.isfinite(state.latents).all()

@@ -77,7 +77,7 @@ def test_a_lora_draws_the_stock_picture(
     request = want(loras=(LoraUse(name=lora, weight=weight),), width=96)
     [picture] = draw(family, request)
     expected = with_lora(stock_qwen, folder, lora, weight).draw("", request)
-    assert difference(picture, expected) <= 0.05
+    assert difference(picture, expected) <= 0.01
     assert difference(picture, stock_qwen.draw("", request)) > 20
 
 
@@ -87,7 +87,7 @@ def test_an_edit_with_a_lora_is_the_stock_picture(
     family = load_qwen("qwen-edit", lora_folder=str(folder))
     request = want("make it red", images=(scene(),), loras=(LoraUse(name="fast"),))
     expected = with_lora(stock_qwen, folder, "fast", 1.0).edit(request)
-    assert difference(draw(family, request)[0], expected) <= 0.05
+    assert difference(draw(family, request)[0], expected) <= 0.01
 
 
 def test_edits_with_unlike_loras_and_none_share_a_forward_and_draw_as_alone(
@@ -107,7 +107,7 @@ def test_edits_with_unlike_loras_and_none_share_a_forward_and_draw_as_alone(
     assert len({state.batch_key for state in states_of(family, *requests)}) == 1
     together = draw(family, *requests)
     for picture, request in zip(together, requests, strict=True):
-        assert difference(picture, draw(family, request)[0]) <= 0.05
+        assert difference(picture, draw(family, request)[0]) <= 0.01
 
 
 def test_layers_that_see_all_rows_twice_adapt_each_row_both_times() -> None:

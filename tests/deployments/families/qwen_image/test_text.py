@@ -54,6 +54,50 @@ def test_an_edit_s_prompt_is_not_cut(load_qwen: Load, stock_qwen: Stock) -> None
     assert difference(draw(load_qwen("qwen-edit"), request)[0], stock_qwen.edit(request)) <= 0.01
 
 
+def positions_of(ids: list[int], picture: int, grids: list[list[int]]) -> torch.Tensor:
+    """(3, tokens): as ``get_rope_index`` of transformers 4.57 found them, of which the real
+    checkpoint learned; words count on, a picture's tokens have its row and column."""
+    found: list[tuple[int, int, int]] = []
+    start, left = 0, iter(grids)
+    while len(found) < len(ids):
+        if ids[len(found)] != picture:
+            found.append((start, start, start))
+            start += 1
+            continue
+        _, height, width = next(left)
+        rows, columns = height // 2, width // 2
+        found += [(start, start + k // columns, start + k % columns) for k in range(rows * columns)]
+        start += max(rows, columns)
+    return torch.tensor(found).T
+
+
+def test_pictures_have_the_positions_that_the_model_was_trained_with(load_qwen: Load) -> None:
+    family: Any = load_qwen("qwen-edit")
+    told: list[dict[str, Any]] = []
+    model = family.text.model.model
+
+    def note(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        told.append(inputs)
+
+    hooks = [
+        part.register_forward_pre_hook(note, with_kwargs=True)
+        for part in (model, model.language_model)
+    ]
+    try:
+        request = want("make it red", images=(scene(), scene(64, 128)), true_cfg_scale=1.0)
+        states_of(family, request)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen, words = told
+    grids = seen["image_grid_thw"].tolist()
+    assert grids[0] != grids[1]
+    ids, picture = seen["input_ids"][0].tolist(), model.config.image_token_id
+    expected = positions_of(ids, picture, grids)
+    assert expected[0, -1] < len(ids) - 100
+    assert torch.equal(words["position_ids"][:, 0], expected)
+
+
 def test_special_tokens_in_a_prompt_are_words(load_qwen: Load) -> None:
     texts = "a <|image_pad|> b", "a < |image_pad| > b"
     branches = [

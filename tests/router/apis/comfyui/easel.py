@@ -20,11 +20,11 @@ from router.apis.comfyui.executor import Execution
 from router.apis.comfyui.holdings import MAX_BYTES
 from router.apis.comfyui.node import Node
 from router.apis.comfyui.nodes import NODES
+from router.belongings import Belongings, Variant
 from router.fake_models import FakeModels, fake_card
 from router.files import Files
 from router.job import Job, JobImage, StoredRequest, input_key
 from router.models import Models
-from router.routing import admit, resolve
 from router.scripts import Listener
 from router.store.images import MemoryImageStore
 from router.store.memory_files import MemoryFileStore
@@ -86,11 +86,22 @@ class Easel:
         """Type and node of each text frame."""
         return [(note["type"], note["data"].get("node")) for note in self.notes if "type" in note]
 
+    @property
+    def own(self) -> Belongings:
+        return Belongings(self.job.own)
+
     def card(self, model: str) -> ModelCard:
-        return resolve(self.models.statuses(), model)
+        return self.variant(model).card
+
+    def variant(self, model: str) -> Variant:
+        return self.own.resolve(self.models.statuses(), model)
+
+    def loras(self, model: str) -> tuple[str, ...]:
+        return self.own.loras(self.card(model))
 
     def admit(self, request: GenerationRequest) -> GenerationRequest:
-        return admit(self.card(request.model or ""), request)
+        meant = self.own.meant(self.models.statuses(), request)
+        return self.own.admit(self.card(meant.model or ""), meant)
 
     async def draw(
         self, index: int, request: GenerationRequest, listen: Listener | None = None

@@ -417,8 +417,8 @@ def test_a_model_is_named_by_id_or_alias() -> None:
     for name in ("sdxl", "xl"):
         prompt["m"] = node("Load", ckpt_name=name)
         graph = accept(prompt).graph
-        assert graph.models(OFFER.cards) == ("sdxl",)
-        assert graph.first_model(OFFER.cards) == "sdxl"
+        assert graph.models(OFFER) == ("sdxl",)
+        assert graph.first_model(OFFER) == "sdxl"
         assert graph.samplers() == ("s",)
 
 
@@ -799,7 +799,7 @@ def test_the_seeds_graphs_are_valid(prompt: dict[str, Any]) -> None:
 
     assert isinstance(valid, ValidGraph), valid
     assert valid.node_errors == {}
-    assert valid.graph.first_model((QWEN,)) == "qwen-image-edit"
+    assert valid.graph.first_model(Offer(cards=(QWEN,))) == "qwen-image-edit"
     assert len(valid.graph.samplers()) == 1
 
 
