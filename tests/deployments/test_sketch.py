@@ -63,14 +63,14 @@ def test_committed_editor_draws_with_contrast_and_by_its_words() -> None:
     drawing = QwenImagePipeline(**parts)
     drawing.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 4, "width": 256, "height": 256, "output_type": "np"}
-    circle, again, lake = (
+    day, again, night = (
         drawing(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
-        for prompt, seed in (("a red circle", 1), ("a red circle", 2), ("a lake at night", 1))
+        for prompt, seed in (("a field by day", 1), ("a field by day", 2), ("a lake at night", 1))
     )
-    assert np.isfinite(circle).all()
-    assert circle.std() > 0.15
-    assert np.abs(circle - again).mean() > 0.1
-    assert np.abs(circle - lake).mean() > 0.02
+    assert np.isfinite(day).all()
+    assert day.std() > 0.1
+    assert np.abs(day - again).mean() > 0.005
+    assert day[:64].mean() > night[:64].mean() + 0.2
 
 
 def test_committed_editor_is_small() -> None:
