@@ -9,6 +9,8 @@ from typing import Any, Literal
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.types import SHIFTS
+
 #: The folder that holds ``deployments``; relative paths in a configuration start here.
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,7 +132,7 @@ class ModelConfig(Strict):
     loras: dict[str, str] = Field(default_factory=dict)
     lora_folder: str | None = None
     fixed_loras: dict[str, float] = Field(default_factory=dict)
-    shift: float | None = Field(None, ge=0.01, le=100)
+    shift: float | None = Field(None, ge=SHIFTS[0], le=SHIFTS[1])
     max_lora_bytes: int = Field(2**30, ge=0)
     step_seconds: float | None = Field(None, ge=0)
     defaults: Defaults = Defaults()

@@ -29,6 +29,8 @@ MAX_INPUT_PIXELS: Final = 64_000_000
 INPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 #: Largest seed plus one, as every API but ComfyUI bounds it.
 SEED_RANGE: Final = 2**32
+#: The range of a flow's shift; 1 leaves the times evenly spaced.
+SHIFTS: Final = (0.01, 100.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 from deployments.errors import InvalidRequest
 from deployments.families.schedulers import SIGMAS
 from deployments.families.walk import Walk
+from deployments.types import SHIFTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,6 @@ FLOW_SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 #: The most steps of a schedule; the noise levels of more would hardly differ.
 MAX_STEPS: Final = 10_000
-
-#: The range of a shift; 1 leaves the times evenly spaced.
-SHIFTS: Final = (0.01, 100.0)
 
 #: A flow's time runs from 0 to 1, its timesteps from 0 to this.
 NUM_TRAIN_TIMESTEPS: Final = 1000
@@ -142,7 +140,7 @@ def _levels(config: Any, sigmas: str, steps: int, tokens: int) -> Tensor:
     euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(
         config, **curve, shift_terminal=terminal
     )
-    shift = {"mu": _shift(config, tokens)} if config.get("use_dynamic_shifting") else {}
+    shift = {"mu": shift_exponent(config, tokens)} if config.get("use_dynamic_shifting") else {}
     euler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **shift)
     levels: Tensor = euler.sigmas
     return levels
@@ -159,7 +157,7 @@ def _shifted(config: Any, shift: float) -> dict[str, Any]:
     return {**config, **fixed, "time_shift_type": "exponential", "shift_terminal": None}
 
 
-def _shift(config: Any, tokens: int) -> float:
+def shift_exponent(config: Any, tokens: int) -> float:
     """Exponent of the shift in time, linear in the tokens (diffusers' ``calculate_shift``)."""
     first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)

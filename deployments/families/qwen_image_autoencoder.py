@@ -65,16 +65,21 @@ class StillConv(QwenImageCausalConv3d):  # type: ignore[misc]
             super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
         self.weight = nn.Parameter(conv.weight.detach()[:, :, -1].clone(), requires_grad=False)
         self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-        self.stills_padding = conv._padding[2], conv._padding[0]
+        self._padding = conv._padding
 
     def forward(self, frames: Tensor, cache: Tensor | None = None) -> Tensor:
         """(n, channels, 1, height, width) to the same with its own channels."""
         assert cache is None
         assert frames.shape[2] == 1
-        # A processor takes three quarters of the time for channels that lie side by side.
-        still = frames[:, :, 0].contiguous(memory_format=torch.channels_last)
-        drawn = conv2d(still, self.weight, self.bias, self.stride[1:], self.stills_padding)
-        return drawn[:, :, None]
+        return see_still(self, self.weight, frames)
+
+
+def see_still(conv: Any, weight: Tensor, frames: Tensor) -> Tensor:
+    """What a causal convolution makes of a first frame, with the newest slice of its weight."""
+    padding = conv._padding[2], conv._padding[0]
+    # A processor takes three quarters of the time for channels that lie side by side.
+    still = frames[:, :, 0].contiguous(memory_format=torch.channels_last)
+    return conv2d(still, weight, conv.bias, conv.stride[1:], padding)[:, :, None]
 
 
 def see_stills(vae: Any) -> None:

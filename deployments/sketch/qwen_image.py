@@ -22,7 +22,7 @@ from deployments.families.qwen_image_text import EDIT, PICTURE, TEXT_TO_IMAGE
 from deployments.sketch.qwen_tokenizer import learn_qwen_tokenizer
 
 #: As Qwen/Qwen-Image-Edit-2509, scheduler/scheduler_config.json.
-_SCHEDULE: Final = {
+SCHEDULE: Final[dict[str, Any]] = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
     "max_image_seq_len": 8192,
@@ -83,7 +83,7 @@ def qwen_image_edit(tokenizer: Any, sizes: QwenSizes | None = None) -> QwenImage
         text_encoder=_text_encoder(tokenizer, sizes),
         tokenizer=tokenizer,
         processor=None,
-        scheduler=FlowMatchEulerDiscreteScheduler(**_SCHEDULE),
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULE),
     )
 
 

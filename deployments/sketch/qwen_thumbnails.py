@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from deployments.sketch.thumbnails import BASIS, LOG_VARIANCE, SCALES
+from deployments.sketch.thumbnails import BASIS, LOG_VARIANCE, SCALES, carry, clear
 
 #: Latent channels that say something.
 NUM_CHANNELS: Final = 4
@@ -27,9 +27,9 @@ def set_thumbnails(vae: Any) -> None:
     """Change a fresh ``AutoencoderKLQwenImage`` of three halvings in place."""
     for name, module in vae.named_modules():
         if name.endswith(("conv2", "proj")):
-            _clear(module)
+            clear(module)
     for conv in (vae.quant_conv, vae.post_quant_conv):
-        _clear(conv)
+        clear(conv)
         channels = range(conv.in_channels if conv is vae.post_quant_conv else vae.z_dim)
         for channel in channels:
             conv.weight[channel, channel] = 1
@@ -40,20 +40,20 @@ def set_thumbnails(vae: Any) -> None:
 
 def _set_encoder(encoder: Any) -> None:
     """Average colours from level to level; the last halving writes what is to come out."""
-    _clear(encoder.conv_in)
+    clear(encoder.conv_in)
     basis = torch.tensor(BASIS) * torch.tensor(SCALES[:3])[:, None]
     encoder.conv_in.weight[:3, :, -1, 1, 1] = basis
     samplers = [block.resample[1] for block in encoder.down_blocks if hasattr(block, "resample")]
     for block in encoder.down_blocks:
         if isinstance(getattr(block, "conv_shortcut", None), torch.nn.Conv3d):
-            _carry(block.conv_shortcut, 4)
+            carry(block.conv_shortcut, (0, 1, 2, 3))
     for conv in samplers[:-1]:
-        _clear(conv)
+        clear(conv)
         for channel in range(3):
             # NOTE: diffusers pads right and below only, so the first two taps are the block.
             conv.weight[channel, channel, :2, :2] = 0.25
     last = samplers[-1]
-    _clear(last)
+    clear(last)
     for channel, sign in ((c, s) for c in range(3) for s in (1, -1)):
         last.weight[2 * channel + (sign < 0), channel, :2, :2] = 0.25 * sign
     for row, sign in ((6, 1), (7, -1)):
@@ -61,7 +61,7 @@ def _set_encoder(encoder: Any) -> None:
         last.weight[row, 0, 1, :2] = -0.25 * sign * SCALES[3] / SCALES[0]
     width = last.out_channels
     last.bias[8::2], last.bias[9::2] = _LARGE_IN, -_LARGE_IN
-    _clear(encoder.conv_out)
+    clear(encoder.conv_out)
     gain = _LARGE_IN * math.sqrt((width - 8) / width)
     for channel in range(NUM_CHANNELS):
         encoder.conv_out.weight[channel, 2 * channel, -1, 1, 1] = gain
@@ -79,7 +79,7 @@ def _set_decoder(decoder: Any) -> None:
     for block in decoder.up_blocks:
         for resnet in block.resnets:
             if isinstance(resnet.conv_shortcut, torch.nn.Conv3d):
-                _carry(resnet.conv_shortcut, 3, is_alone=False)
+                carry(resnet.conv_shortcut, (0, 1, 2), is_alone=False)
         for sampler in block.upsamplers or ():
             conv = sampler.resample[1]
             conv.weight[:3] = 0
@@ -94,27 +94,12 @@ def _set_decoder(decoder: Any) -> None:
     for channel in range(3):
         conv.weight[3 + channel, channel] = -tent[:, None] * tent
     conv.bias[6], conv.bias[7] = _LARGE_OUT, -_LARGE_OUT
-    _clear(decoder.conv_out)
+    clear(decoder.conv_out)
     width = decoder.conv_out.in_channels
     gain = _LARGE_OUT * math.sqrt(2 / width)
     for colour in range(3):
         decoder.conv_out.weight[colour, colour, -1, 1, 1] = gain
         decoder.conv_out.weight[colour, 3 + colour, -1, 1, 1] = -gain
-
-
-def _carry(conv: Any, num_channels: int, *, is_alone: bool = True) -> None:
-    """Make a 1 by 1 convolution hand the first channels on; with ``is_alone``, nothing else."""
-    if is_alone:
-        _clear(conv)
-    for channel in range(num_channels):
-        conv.weight[channel] = 0
-        conv.weight[channel, channel] = 1
-        conv.bias[channel] = 0
-
-
-def _clear(layer: Any) -> None:
-    layer.weight.zero_()
-    layer.bias.zero_()
 
 
 def qwen_latents(thumbnails: Tensor, z_dim: int = 16) -> Tensor:

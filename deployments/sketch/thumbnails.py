@@ -65,10 +65,10 @@ def thumbnail_autoencoder(scaling_factor: float, **config: Any) -> AutoencoderKL
 def set_scaling(vae: Any, scaling_factor: float) -> None:
     """Make the latents outside the same whatever the pipeline multiplies them with."""
     scale = 1 / scaling_factor
-    _clear(vae.quant_conv)
+    clear(vae.quant_conv)
     vae.quant_conv.weight[:4, :4, 0, 0] = torch.eye(4) * scale
     vae.quant_conv.bias[4:] = LOG_VARIANCE
-    _clear(vae.post_quant_conv)
+    clear(vae.post_quant_conv)
     vae.post_quant_conv.weight[:, :, 0, 0] = torch.eye(4) / scale
     vae.register_to_config(scaling_factor=scaling_factor)
 
@@ -76,14 +76,14 @@ def set_scaling(vae: Any, scaling_factor: float) -> None:
 def _set_encoder(encoder: Any) -> None:
     """Average colours from level to level, then bring four channels out."""
     basis = torch.tensor(BASIS) * torch.tensor(SCALES[:3])[:, None]
-    _clear(encoder.conv_in)
+    clear(encoder.conv_in)
     encoder.conv_in.weight[:3, :, 1, 1] = basis
     for block in encoder.down_blocks:
         for resnet in block.resnets:
             if resnet.conv_shortcut is not None:
-                _carry(resnet.conv_shortcut, (0, 1, 2, 3))
+                carry(resnet.conv_shortcut, (0, 1, 2, 3))
         for sampler in block.downsamplers or ():
-            _clear(sampler.conv)
+            clear(sampler.conv)
             for channel in range(3):
                 # NOTE: diffusers pads right and below only, so the first two taps are the block.
                 sampler.conv.weight[channel, channel, :2, :2] = 0.25
@@ -91,8 +91,8 @@ def _set_encoder(encoder: Any) -> None:
     last.weight[3, 0, 0, :2] = 0.25 * SCALES[3] / SCALES[0]
     last.weight[3, 0, 1, :2] = -0.25 * SCALES[3] / SCALES[0]
     entry = encoder.down_blocks[-1].resnets[0].conv_shortcut
-    _clear(entry)
-    _clear(encoder.conv_out)
+    clear(entry)
+    clear(encoder.conv_out)
     entry.bias[8::2], entry.bias[9::2] = _LARGE_IN, -_LARGE_IN
     gain = _LARGE_IN * math.sqrt((WIDTHS[-1] - 8) / WIDTHS[-1])
     for channel in range(4):
@@ -112,7 +112,7 @@ def _set_decoder(decoder: Any) -> None:
     for block in decoder.up_blocks:
         for resnet in block.resnets:
             if resnet.conv_shortcut is not None:
-                _carry(resnet.conv_shortcut, (0, 1, 2), is_alone=False)
+                carry(resnet.conv_shortcut, (0, 1, 2), is_alone=False)
         for sampler in block.upsamplers or ():
             sampler.conv.weight[:3] = 0
             sampler.conv.bias[:3] = 0
@@ -120,8 +120,8 @@ def _set_decoder(decoder: Any) -> None:
                 sampler.conv.weight[channel, channel] = tent[:, None] * tent
     # The finest level has room for the three colours, their opposites, and the constants.
     entry = decoder.up_blocks[-1].resnets[0].conv_shortcut
-    _carry(entry, (0, 1, 2))
-    _clear(decoder.conv_out)
+    carry(entry, (0, 1, 2))
+    clear(decoder.conv_out)
     entry.bias[6], entry.bias[7] = _LARGE_OUT, -_LARGE_OUT
     for colour in range(3):
         entry.weight[3 + colour, colour] = -1
@@ -129,17 +129,18 @@ def _set_decoder(decoder: Any) -> None:
         decoder.conv_out.weight[colour, 3 + colour, 1, 1] = -_LARGE_OUT / 2
 
 
-def _carry(conv: Any, channels: tuple[int, ...], *, is_alone: bool = True) -> None:
+def carry(conv: Any, channels: tuple[int, ...], *, is_alone: bool = True) -> None:
     """Make a 1 by 1 convolution hand the channels on; with ``is_alone``, nothing else."""
     if is_alone:
-        _clear(conv)
+        clear(conv)
     for channel in channels:
         conv.weight[channel] = 0
         conv.weight[channel, channel] = 1
         conv.bias[channel] = 0
 
 
-def _clear(layer: Any) -> None:
+def clear(layer: Any) -> None:
+    """Make a layer give zeros."""
     layer.weight.zero_()
     layer.bias.zero_()
 

@@ -8,9 +8,7 @@ FOLDER is an ``AutoencoderKL`` of ours, begun in closed form if it does not exis
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,8 +20,10 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from torch import Tensor
-from torch.nn.functional import conv2d, l1_loss
+from torch.nn.functional import l1_loss
 
+from deployments.families.qwen_image_autoencoder import see_still
+from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.painter import paint
 from deployments.sketch.qwen_thumbnails import qwen_latents
@@ -88,15 +88,11 @@ def _see_stills(vae: Any) -> None:
     """As ``qwen_image_autoencoder.see_stills``, but that all weights stay, to be written again."""
     for conv in vae.modules():
         if isinstance(conv, QwenImageCausalConv3d):
-            conv.forward = partial(_see_still, conv)
+            conv.forward = partial(_see_newest, conv)
 
 
-def _see_still(conv: Any, frames: Tensor, _cache: None = None) -> Tensor:
-    """What the convolution makes of a first frame, before which there is nothing but zeros."""
-    padding = conv._padding[2], conv._padding[0]
-    still = frames[:, :, 0].contiguous(memory_format=torch.channels_last)
-    weight = conv.weight[:, :, -1]
-    return conv2d(still, weight, conv.bias, conv.stride[1:], padding)[:, :, None]
+def _see_newest(conv: Any, frames: Tensor, _cache: None = None) -> Tensor:
+    return see_still(conv, conv.weight[:, :, -1], frames)
 
 
 def _loss(vae: Any, decode: Callable[[Any, Tensor], Tensor], rng: Random) -> Tensor:
@@ -128,13 +124,7 @@ def _picture(rng: Random, width: int, height: int) -> Tensor:
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(command_line(__doc__, minutes=15))
     teach(given.folder, given.minutes, given.seed)
 
 

@@ -9,8 +9,6 @@ trained on if it exists.
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
@@ -133,15 +132,10 @@ def random_timesteps(count: int, form: Format) -> Tensor:
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(parser)
     teach(given.folder, given.minutes, begin=given.begin, times=given.times, seed=given.seed)
 
 

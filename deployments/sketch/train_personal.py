@@ -9,8 +9,6 @@ FOLDER gets ``unet`` and ``text_encoder``, which are trained on if they exist. A
 
 from __future__ import annotations
 
-import argparse
-import logging
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
@@ -74,15 +73,10 @@ def _save(folder: Path, modules: Any) -> None:
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = command_line(__doc__, minutes=5)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--look", choices=LOOKS, required=True)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(parser)
     teach(given.folder, given.start, given.look, given.minutes, given.seed)
 
 

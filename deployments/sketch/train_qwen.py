@@ -9,8 +9,6 @@ as it is.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -24,12 +22,15 @@ from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from deployments.families.flow_schedulers import shift_exponent
 from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
+from deployments.sketch.command import command_line, read
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
 from deployments.sketch.painter import paint
 from deployments.sketch.qwen_beginning import NUM_SAYING
+from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
 from deployments.sketch.qwen_thumbnails import qwen_latents
 from deployments.sketch.scenes import Scene
@@ -58,8 +59,6 @@ _BLANK: Final = " "
 _PURE_NOISE: Final = 0.15
 #: How much more what an edit changes counts than what it keeps.
 _CHANGED: Final = 4.0
-#: diffusers' ``calculate_shift`` for the scheduler's configuration in ``qwen_image``.
-_BASE_SHIFT, _MAX_SHIFT, _BASE_TOKENS, _MAX_TOKENS = 0.5, 0.9, 256, 8192
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
 #: Share of the small edits whose pictures the language model sees in as many tokens as it will; the
@@ -183,9 +182,7 @@ def _grids(references: Sequence[Tensor]) -> list[Grid]:
 
 def _random_sigmas(count: int, shape: tuple[int, int, int]) -> Tensor:
     """Uniform ones, shifted towards noise as the scheduler does for so many tokens."""
-    num_tokens = math.prod(shape)
-    slope = (_MAX_SHIFT - _BASE_SHIFT) / (_MAX_TOKENS - _BASE_TOKENS)
-    shift = math.exp(_BASE_SHIFT + slope * (num_tokens - _BASE_TOKENS))
+    shift = math.exp(shift_exponent(SCHEDULE, math.prod(shape)))
     uniform = torch.rand(count).clamp(1e-3, 1)
     sigmas = shift / (shift + (1 / uniform - 1))
     return torch.where(torch.rand(count) < _PURE_NOISE, 1.0, sigmas)
@@ -193,16 +190,10 @@ def _random_sigmas(count: int, shape: tuple[int, int, int]) -> Tensor:
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--rate", type=float, default=1e-2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(given.threads)
+    given = read(parser)
     teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
 
 

@@ -9,9 +9,7 @@ one linear layer shall answer all questions of ``meaning``.
 
 from __future__ import annotations
 
-import argparse
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,9 +17,10 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from deployments.sketch.answering import answering_layer, answering_loss
+from deployments.sketch.command import command_line, read
 from deployments.sketch.edits import random_edit
 from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.meaning import EDIT_QUESTIONS, QUESTIONS, answers, edit_answers
@@ -48,17 +47,16 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
     model.model.visual.requires_grad_(False)
     width = model.config.text_config.hidden_size
     heads = torch.nn.ModuleList(
-        torch.nn.Linear(width, sum(1 + len(choices) for choices in questions.values()))
-        for questions in (QUESTIONS, EDIT_QUESTIONS)
+        answering_layer(width, questions) for questions in (QUESTIONS, EDIT_QUESTIONS)
     ).to(model.device)
     reader = QwenReader(tokenizer, model)
 
     def loss(_progress: float) -> Tensor:
         if rng.random() < _INSTRUCTING:
             hidden, wanted = _instructions(reader, rng)
-            return _loss(heads[1](hidden), wanted, EDIT_QUESTIONS)
+            return answering_loss(heads[1](hidden), wanted, EDIT_QUESTIONS)
         hidden, wanted = _captions(reader, rng)
-        return _loss(heads[0](hidden), wanted, QUESTIONS)
+        return answering_loss(heads[0](hidden), wanted, QUESTIONS)
 
     lesson = Lesson([model, heads], minutes=minutes, rate=2e-2, memory=0.99)
     lesson.run(loss, partial(save_first, folder / "text_encoder"))
@@ -87,27 +85,9 @@ def _ends(
     return hidden[torch.arange(len(hidden), device=hidden.device), lengths - back]
 
 
-def _loss(
-    logits: Tensor, answered: Sequence[Sequence[int]], questions: Mapping[str, tuple[str, ...]]
-) -> Tensor:
-    """Mean cross entropy over the questions."""
-    wanted = torch.tensor(answered, device=logits.device)
-    total = torch.zeros((), device=logits.device)
-    parts = torch.split(logits, [1 + len(choices) for choices in questions.values()], dim=1)
-    for index, part in enumerate(parts):
-        total = total + cross_entropy(part, wanted[:, index])
-    return total / len(questions)
-
-
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(command_line(__doc__, minutes=8))
     teach(given.folder, given.minutes, given.seed)
 
 

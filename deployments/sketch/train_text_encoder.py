@@ -10,9 +10,7 @@ sight, what to draw.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,10 +19,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from deployments.sketch.answering import answering_layer, answering_loss
 from deployments.sketch.captions import captions
+from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_first
 from deployments.sketch.meaning import QUESTIONS, answers
 from deployments.sketch.tokenizer import MAX_LENGTH, learn_tokenizer
@@ -64,7 +63,7 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
         tokenizer = learn_tokenizer(itertools.chain(captions(), _described(Random(0))))
         tokenizer.save_pretrained(folder / "tokenizer")
         encoder = CLIPTextModel(text_config(tokenizer))
-    head = torch.nn.Linear(WIDTH, sum(1 + len(choices) for choices in QUESTIONS.values()))
+    head = answering_layer(WIDTH, QUESTIONS)
     for module in (encoder, head):
         module.to(pick_device())
     lesson = Lesson([encoder, head], minutes=minutes, rate=3e-2, memory=0.99)
@@ -94,22 +93,12 @@ def _loss(tokenizer: Any, encoder: Any, head: Any, rng: Random) -> Tensor:
     later = ends + (torch.rand(len(ends), device=ids.device) * (length - ends)).long()
     rows = torch.arange(len(ends), device=ids.device)
     logits = head(torch.cat([hidden[rows, ends], hidden[rows, later]]))
-    wanted = torch.tensor([answers(scene) for scene in scenes], device=ids.device).repeat(2, 1)
-    total = torch.zeros((), device=ids.device)
-    for index, part in enumerate(logits.split([1 + len(c) for c in QUESTIONS.values()], dim=1)):
-        total = total + cross_entropy(part, wanted[:, index])
-    return total / len(QUESTIONS)
+    return answering_loss(logits, [answers(scene) for scene in scenes] * 2, QUESTIONS)
 
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(command_line(__doc__, minutes=5))
     teach(given.folder, given.minutes, given.seed)
 
 

@@ -10,9 +10,7 @@ text and sizes, so that SD_FOLDER's ``unet`` can be taken from it again: one tra
 
 from __future__ import annotations
 
-import argparse
 import copy
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_half
 from deployments.sketch.noising import NUM_TIMESTEPS, noised
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
@@ -140,17 +139,12 @@ def _save(folder: Path, plain: Path, modules: Any) -> None:
 
 def main() -> None:
     """Read the command line and teach."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = command_line(__doc__, minutes=30)
     parser.add_argument("--start", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--huge", type=float, default=0.25)
     parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
+    given = read(parser)
     teach(
         given.folder,
         given.start,
