@@ -20,20 +20,27 @@ import torch
 from deployments.sketch.captions import captions
 from deployments.sketch.edits import random_edit
 from deployments.sketch.qwen_beginning import set_beginning
-from deployments.sketch.qwen_image import qwen_image_edit, qwen_tokenizer, write_processor
+from deployments.sketch.qwen_image import (
+    QwenSizes,
+    qwen_image_edit,
+    qwen_tokenizer,
+    write_processor,
+)
 from deployments.sketch.qwen_reader import blind
 from deployments.sketch.qwen_thumbnails import set_thumbnails
 from deployments.sketch.wording import captioned
 
 #: Captions and instructions that the tokenizer learns from, besides the fixed ones.
 _NUM_TEXTS: Final = 10_000
+#: Wider than the least: what copies takes half of the denoiser's room.
+_SIZES: Final = QwenSizes(heads=6)
 
 
 def begin(folder: Path, seed: int) -> None:
     """Write the folder; the same seed, the same files."""
     torch.manual_seed(seed)
     tokenizer = qwen_tokenizer(itertools.chain(captions(), _texts(Random(seed))))
-    pipeline = qwen_image_edit(tokenizer)
+    pipeline = qwen_image_edit(tokenizer, _SIZES)
     set_thumbnails(pipeline.vae)
     set_beginning(pipeline.transformer)
     blind(pipeline.text_encoder)

@@ -37,19 +37,36 @@ class Edit:
     asks: Mapping[str, str]
 
 
-#: Time of day -> instructions that ask for it: English, French, Chinese.
+#: Time of day -> instructions that ask for it, for all of the picture: English, French, Chinese.
 _INTO_TIME: Final[dict[str, tuple[str, ...]]] = {
     "day": (
-        *("make the sky blue", "make the sky more vibrant blue", "change the sky to day"),
-        *("make the background sunny", "turn night into day", "make it day"),
-        *("rends le ciel bleu", "mets-le en plein jour", "把天空变成蓝色", "变成白天"),
+        *("make the background sunny", "turn night into day", "make it day", "make it sunny"),
+        *("make it daytime", "change it to day", "mets-le en plein jour", "变成白天"),
     ),
     "sunset": (
-        *("change the sky to sunset", "make it sunset", "make the sky a sunset"),
+        *("make it sunset", "make it a sunset", "turn it into a sunset", "change it to sunset"),
+        *("make it evening", "mets-le au coucher du soleil", "变成黄昏"),
+    ),
+    "night": (
+        *("make it night", "turn day into night", "make it a night scene", "change it to night"),
+        *("turn it into night", "mets-le de nuit", "变成夜晚"),
+    ),
+}
+#: The same for the sky alone.
+_INTO_SKY: Final[dict[str, tuple[str, ...]]] = {
+    "day": (
+        *("make the sky blue", "make the sky more vibrant blue", "change the sky to day"),
+        *("make the sky a bright blue", "turn the sky blue", "change the sky to blue"),
+        *("make the sky day", "rends le ciel bleu", "把天空变成蓝色"),
+    ),
+    "sunset": (
+        *("change the sky to sunset", "make the sky a sunset", "make the sky sunset"),
+        *("turn the sky into a sunset", "replace the sky with a sunset", "make the sky orange"),
         *("change le ciel en coucher de soleil", "把天空变成日落"),
     ),
     "night": (
-        *("make it night", "change the sky to night", "turn day into night"),
+        *("change the sky to night", "make the sky night", "make the sky dark"),
+        *("turn the sky into night", "make the sky a night sky", "replace the sky with night"),
         *("change le ciel en nuit", "把天空变成夜晚"),
     ),
 }
@@ -70,8 +87,8 @@ _FEMININE: Final = ("moon", "house")
 
 def random_edit(rng: Random) -> Edit:
     """Any edit."""
-    makers = (_edit_time, _add, _add, _remove, _paint_house, _recolour, _reground, _reshape)
-    return rng.choice((*makers, _combine))(rng)
+    makers = (_edit_time, _edit_sky, _add, _add, _remove, _paint_house, _recolour, _reground)
+    return rng.choice((*makers, _reshape, _reshape, _combine))(rng)
 
 
 def at_time(scene: Landscape, time: str) -> Landscape:
@@ -86,6 +103,16 @@ def _edit_time(rng: Random) -> Edit:
     instruction = rng.choice(_INTO_TIME[time])
     asks = {"edit": "time", "time": time}
     return Edit(before=(before,), instruction=instruction, after=at_time(before, time), asks=asks)
+
+
+def _edit_sky(rng: Random) -> Edit:
+    """The sky, what stands in it, and what of it a lake shows; the light on the land stays."""
+    before = random_landscape(rng, land=rng.choice(("field", "lake", "sea", "desert", "forest")))
+    time = rng.choice([time for time in TIMES if time != before.time])
+    instruction = rng.choice(_INTO_SKY[time])
+    after = replace(at_time(before, time), light=before.time)
+    asks = {"edit": "sky", "time": time}
+    return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
 
 
 def _add(rng: Random) -> Edit:
@@ -135,7 +162,7 @@ def _paint_house(rng: Random) -> Edit:
 
 
 def _recolour(rng: Random) -> Edit:
-    before = random_shapes(rng)
+    before = _loose_shapes(rng)
     index = rng.randrange(len(before.shapes))
     old = before.shapes[index]
     colour = rng.choice([c for c in COLOURS if c not in (old.colour, before.ground)])
@@ -143,6 +170,7 @@ def _recolour(rng: Random) -> Edit:
         (
             *("make the {} {}", "change the {} to {}", "paint the {} {}"),
             *("turn the {} {}", "change the color of the {} to {}"),
+            *("change the colour of the {} to {}", "recolor the {} {}"),
         )
     )
     after = _with_shape(before, index, replace(old, colour=colour))
@@ -152,7 +180,7 @@ def _recolour(rng: Random) -> Edit:
 
 
 def _reground(rng: Random) -> Edit:
-    before = random_shapes(rng)
+    before = _loose_shapes(rng)
     used = {before.ground, *(shape.colour for shape in before.shapes)}
     colour = rng.choice([c for c in COLOURS if c not in used])
     form = rng.choice(
@@ -167,12 +195,15 @@ def _reground(rng: Random) -> Edit:
 
 
 def _reshape(rng: Random) -> Edit:
-    before = random_shapes(rng)
+    before = _loose_shapes(rng)
     index = rng.randrange(len(before.shapes))
     old = before.shapes[index]
     kind = rng.choice([k for k in KINDS if k != old.kind])
     form = rng.choice(
-        ("replace the {} with a {}", "turn the {} into a {}", "change the {} into a {}")
+        (
+            *("replace the {} with a {}", "turn the {} into a {}", "change the {} into a {}"),
+            *("change the {} to a {}", "make the {} a {}"),
+        )
     )
     after = _with_shape(before, index, replace(old, kind=kind))
     asks = {"edit": "reshape", "kind": kind, **_asked(before, index)}
@@ -182,7 +213,7 @@ def _reshape(rng: Random) -> Edit:
 
 def _combine(rng: Random) -> Edit:
     """The second picture's shape, in its place and size, on the first one's ground."""
-    ground, giver = random_shapes(rng, "single"), random_shapes(rng, "single")
+    ground, giver = _loose_shapes(rng, "single"), _loose_shapes(rng, "single")
     [given] = giver.shapes
     if given.colour == ground.ground:
         return _combine(rng)
@@ -203,6 +234,17 @@ def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
     scene = random_landscape(rng, land=rng.choice(("field", "lake", "sea", "desert", "forest")))
     thing = rng.choice((*sky_things(scene.time), *land_things(scene.land)))
     return replace(scene, things=scene.things | {thing}), thing
+
+
+def _loose_shapes(rng: Random, layout: str | None = None) -> Shapes:
+    """Shapes as others draw them: in half of the pictures off their places, larger or smaller."""
+    scene = random_shapes(rng, layout)
+    if rng.random() < 0.5:
+        return scene
+    room = 0.12 if scene.layout == "single" else 0.04
+    x, y, size = rng.uniform(-room, room), rng.uniform(-room, room), rng.uniform(0.6, 1.1)
+    shapes = [replace(s, x=s.x + x, y=s.y + y, radius=s.radius * size) for s in scene.shapes]
+    return replace(scene, shapes=tuple(shapes))
 
 
 def _told(scene: Shapes, index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -54,6 +55,7 @@ def paint_landscape(canvas: Canvas, scene: Landscape) -> None:
         _paint_cafe(canvas, scene)
         return
     paint_sky(canvas, scene.time, scene.things, scene.variation)
+    scene = replace(scene, time=scene.light or scene.time)
     if "mountains" in scene.things:
         _paint_mountains(canvas, scene)
     _paint_land(canvas, scene)

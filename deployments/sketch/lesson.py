@@ -7,12 +7,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,35 @@ def reduced_precision(device: torch.device) -> torch.autocast:
     """What forward passes run in: bfloat16 where that is faster, else nothing else."""
     is_faster = fast_dtype() is torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
+
+
+class PlainAttention(TorchFunctionMode):
+    """Within it attention is two products and a softmax in the precision of what is given.
+
+    For lessons on a processor, whose fused attention takes three times as long, backwards most.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Attend plainly; call everything else."""
+        if function is scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(dim=-1) @ value
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """``PlainAttention`` on a processor, nothing else on a GPU."""
+    return PlainAttention() if device.type == "cpu" else nullcontext()
 
 
 class Muon:

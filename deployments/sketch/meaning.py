@@ -23,7 +23,10 @@ from deployments.sketch.scenes import (
 )
 
 #: Kinds of edits, as ``edits`` asks for them.
-EDITS: Final = ("time", "add", "remove", "paint", "recolour", "ground", "reshape", "combine")
+EDITS: Final = (
+    *("time", "add", "remove", "paint", "recolour", "ground", "reshape", "combine"),
+    "sky",
+)
 
 _NO = ("no", "yes")
 _COLOURS: Final = tuple(COLOURS)

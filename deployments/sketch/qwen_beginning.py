@@ -1,10 +1,17 @@
-"""What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: look up.
+"""What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: copy.
 
-An edit mostly copies. So the first layer begins with two attention heads that look from each place
-of the picture to the same place of the first and of the second reference: with constant queries and
-keys, rotary positions alone decide, and their energies are chosen so that the same place of the
-right frame wins. The last layer begins as the flow towards what the first head found: what is
-noisy less what is there. All else begins as next to nothing, and is learnt.
+An edit mostly copies. The denoiser begins as one that copies the first reference exactly, at every
+noise level, and a picture without references it takes for empty; what a lesson adds is what differs.
+Three things make it so, and no lesson changes them (``hold``):
+
+- The first layer has two attention heads that look from each place of the picture to the same place
+  of the first and of the second reference: queries and keys are constant, so rotary positions alone
+  decide, and their energies are chosen so that the same place of the right frame wins. Where there
+  is none, the text's tokens win, which say nothing.
+- Large constants stand beside what a token holds, so that layer norms hardly change it, and with
+  each number its negative, so that the mean they take away is nothing.
+- The last layer is the flow away from what the first head found: what is noisy less what is there,
+  by the noise level. For x = (1 - s) x0 + s e the flow e - x0 is (x - x0) / s.
 """
 
 from __future__ import annotations
@@ -19,15 +26,31 @@ from deployments.sketch.qwen_thumbnails import NUM_CHANNELS
 
 #: Numbers of a token that say something: of its two by two latents, the channels that do.
 NUM_SAYING: Final = 4 * NUM_CHANNELS
+#: What a token holds in its first dimensions: its own numbers, what lies at the same place of both
+#: references, its own numbers' negatives, and whether there is a first and a second reference.
+OWN, FIRST, SECOND, NEGATIVE = (slice(k * NUM_SAYING, (k + 1) * NUM_SAYING) for k in range(4))
+PRESENT: Final = (4 * NUM_SAYING, 4 * NUM_SAYING + 1)
+#: Dimensions that no lesson writes to, besides the constants in the last ones.
+NUM_HELD: Final = 4 * NUM_SAYING + 2
+NUM_CONSTANTS: Final = 16
+_LARGE: Final = 24.0
 #: How queries and keys are scaled where positions turn fast, so that one place stands out.
-_SHARP: Final = 3.4
-#: Energy of a looking head per turning pair: of the frame, the row, the column. Frequencies fall
-#: within each; the first turns by one radian per place.
-_FRAME: Final = (15.0,)
-_SIDE: Final = (5.0, 3.0, 0.5)
-#: Constants in a token, beside which layer norms hardly change what it holds.
-_NUM_CONSTANTS: Final = 16
-_LARGE: Final = 4.0
+_SHARP: Final = 5.0
+#: Energy of a looking head per turning pair: of the frame, and of row and column from the fastest
+#: pair on, which turns by one radian per place; the third tells 25 places from 0. The frame's last
+#: pair, which hardly turns, meets the text's tokens.
+_FRAME: Final = 12.0
+_SIDE: Final = (4.0, 3.0, 2.0)
+_TEXT: Final = 2.0
+#: How far below the right place's score the text's is, and the other frames' are below that.
+_MARGIN: Final = 13.5
+#: Noise level below which the flow is no longer divided by less.
+_LEAST: Final = 0.08
+#: Of the 128 frequencies that a noise level is told in, those that turn too fast to be of use, and
+#: how loud the embedding's two layers are: so a sum of its numbers is any smooth function.
+_TOO_FAST: Final = 40
+_LOUDNESS: Final = (4.0, 2.0)
+_RIDGE: Final = 1e-4
 
 
 @torch.no_grad()
@@ -36,59 +59,155 @@ def set_beginning(model: Any) -> None:
     width = model.inner_dim
     model.img_in.weight.zero_()
     model.img_in.bias.zero_()
-    model.img_in.weight[:NUM_SAYING, :NUM_SAYING] = torch.eye(NUM_SAYING)
-    constants = model.img_in.bias[-_NUM_CONSTANTS:]
+    model.img_in.weight[OWN, :NUM_SAYING] = torch.eye(NUM_SAYING)
+    model.img_in.weight[NEGATIVE, :NUM_SAYING] = -torch.eye(NUM_SAYING)
+    constants = model.img_in.bias[-NUM_CONSTANTS:]
     constants[0::2], constants[1::2] = _LARGE, -_LARGE
-    spread = _LARGE * math.sqrt(_NUM_CONSTANTS / width)  # which a layer norm divides by
-    model.proj_out.weight.zero_()
-    model.proj_out.bias.zero_()
-    same = spread * torch.eye(NUM_SAYING)
-    model.proj_out.weight[:NUM_SAYING, : 2 * NUM_SAYING] = torch.cat([same, -same], dim=1)
-    model.norm_out.linear.weight.mul_(0.1)
-    model.norm_out.linear.bias.zero_()
+    spread = _LARGE * math.sqrt(NUM_CONSTANTS / width)  # which a layer norm divides by
     for block in model.transformer_blocks:
-        for modulation in (block.img_mod[1], block.txt_mod[1]):
-            modulation.weight.mul_(0.1)
-            modulation.bias.zero_()
-            for gate in (2, 5):
-                modulation.bias[gate * width : (gate + 1) * width] = 1
-        for mlp in (block.img_mlp, block.txt_mlp):
-            mlp.net[2].weight.mul_(0.1)
-        for out in (block.attn.to_out[0], block.attn.to_add_out):
-            out.weight.mul_(0.1)
-    _set_looking(model, spread)
+        _set_block(block, width, spread)
+    first = model.transformer_blocks[0]
+    _set_looking(first.attn, model.config)
+    first.img_mod[1].weight[_looked_at(width)] = 0
+    _set_flow(model, spread)
 
 
-def _set_looking(model: Any, spread: float) -> None:
-    attention = model.transformer_blocks[0].attn
-    size = model.config.attention_head_dim
-    axes = model.config.axes_dims_rope
-    fast = [*range(2), *range(axes[0], axes[0] + 4), *range(axes[0] + axes[1], size)[:4]]
+def _set_block(block: Any, width: int, spread: float) -> None:
+    """Numbers are read as they are, constants are not, and little is written."""
+    for modulation in (block.img_mod[1], block.txt_mod[1]):
+        modulation.weight.mul_(0.1)
+        modulation.bias.zero_()
+        for gate in (2, 5):
+            modulation.bias[gate * width : (gate + 1) * width] = 1
+    for scale in (1, 4):
+        block.img_mod[1].bias[scale * width : (scale + 1) * width] = spread - 1
+    attention = block.attn
+    for reading in (attention.to_q, attention.to_k, attention.to_v, block.img_mlp.net[0].proj):
+        reading.weight[:, -NUM_CONSTANTS:] = 0
+    for writing in (attention.to_out[0], block.img_mlp.net[2]):
+        writing.weight.mul_(0.1)
+        for part in (writing.weight, writing.bias):
+            part[:NUM_HELD] = 0
+            part[-NUM_CONSTANTS:] = 0
+    for writing in (attention.to_add_out, block.txt_mlp.net[2]):
+        writing.weight.mul_(0.1)
+
+
+def _set_looking(attention: Any, config: Any) -> None:
+    size, axes = config.attention_head_dim, config.axes_dims_rope
+    sides = (axes[0], axes[0] + axes[1])
+    turning = [0, 1, *(side + k for side in sides for k in range(2 * len(_SIDE)))]
+    meeting = [axes[0] - 2, axes[0] - 1]
+    scores = (_FRAME + 2 * sum(_SIDE)) * _SHARP**2 * math.sqrt(size) / size
+    loud = math.sqrt((scores - _MARGIN) / math.sqrt(_TEXT))
     for norm in (attention.norm_q, attention.norm_k):
-        norm.weight[fast] = _SHARP
-    for head, frame in enumerate((1, 2)):
+        norm.weight[turning] = _SHARP
+    for norm in (attention.norm_q, attention.norm_added_k):
+        norm.weight[meeting] = loud
+    looking = 2 * size
+    for linear in (attention.to_q, attention.to_k, attention.add_q_proj, attention.add_k_proj):
+        heads = linear.weight.view(-1, size, linear.in_features)
+        heads[:, turning] *= 1 / _SHARP
+        heads[:, meeting] *= 1 / loud
+        linear.weight[:looking] = 0
+        linear.bias[:looking] = 1e-3
+    for value in (attention.to_v, attention.add_v_proj):
+        value.weight[:looking] = 0
+        value.bias[:looking] = 0
+    attention.to_out[0].weight[:, :looking] = 0
+    for head, found in enumerate((FIRST, SECOND)):
         rows = slice(head * size, (head + 1) * size)
-        for linear, turn in ((attention.to_q, frame), (attention.to_k, 0)):
-            linear.weight[rows] = 0
-            linear.bias[rows] = _energies(size, axes, turn)
-        attention.to_v.weight[rows] = 0
-        attention.to_v.bias[rows] = 0
-        attention.to_out[0].weight[:, rows] = 0
-        attention.to_v.weight[rows][:NUM_SAYING, :NUM_SAYING] = spread * torch.eye(NUM_SAYING)
-        target = slice((head + 1) * NUM_SAYING, (head + 2) * NUM_SAYING)
-        attention.to_out[0].weight[target] = 0
-        attention.to_out[0].bias[target] = 0
-        attention.to_out[0].weight[target, head * size : head * size + NUM_SAYING] = torch.eye(
-            NUM_SAYING
-        )
+        attention.to_q.bias[rows] = _energies(size, sides, frame=head + 1, text=_TEXT)
+        attention.to_k.bias[rows] = _energies(size, sides, frame=0, text=0.0)
+        attention.add_k_proj.bias[rows][meeting[0]] = 1
+        values = slice(head * size, head * size + NUM_SAYING)
+        attention.to_v.weight[values, OWN] = torch.eye(NUM_SAYING)
+        attention.to_v.bias[values.stop] = 1
+        attention.to_out[0].weight[found, values] = torch.eye(NUM_SAYING)
+        attention.to_out[0].weight[PRESENT[head], values.stop] = 1
 
 
-def _energies(size: int, axes: Any, frame: int) -> Tensor:
+def _energies(size: int, sides: tuple[int, int], *, frame: int, text: float) -> Tensor:
     """A constant query or key, whose frame part is turned ahead by so many frames."""
     vector = torch.full((size,), 1e-3)
-    vector[0] = math.sqrt(_FRAME[0]) * math.cos(frame)
-    vector[1] = math.sqrt(_FRAME[0]) * math.sin(frame)
-    for begin in (axes[0], axes[0] + axes[1]):
+    vector[0] = math.sqrt(_FRAME) * math.cos(frame)
+    vector[1] = math.sqrt(_FRAME) * math.sin(frame)
+    vector[sides[0] - 2] = math.sqrt(text)
+    for begin in sides:
         for pair, energy in enumerate(_SIDE):
             vector[begin + 2 * pair] = math.sqrt(energy)
-    return vector
+    return vector * math.sqrt(size) / vector.norm()
+
+
+def _set_flow(model: Any, spread: float) -> None:
+    """The last layer: by the noise level, what a token holds of its own less what it found."""
+    embedder = model.time_text_embed.timestep_embedder
+    for layer, loudness in zip((embedder.linear_1, embedder.linear_2), _LOUDNESS, strict=True):
+        layer.weight.mul_(loudness)
+    embedder.linear_1.weight.view(layer.out_features, 2, -1)[:, :, :_TOO_FAST] = 0
+    levels = torch.cat([torch.linspace(0.004, 1, 997), torch.linspace(0.02, 0.25, 500)])
+    told = torch.nn.functional.silu(model.time_text_embed(levels, levels[:, None])).double()
+    wanted = (spread / levels.clamp(min=_LEAST) - 1).double()
+    told = told / wanted[:, None]  # relative errors shall be small
+    ridge = _RIDGE * torch.eye(told.shape[1], dtype=torch.float64)
+    factors = torch.linalg.solve(told.T @ told + ridge, told.sum(dim=0))
+    scales, shifts = model.norm_out.linear.weight.chunk(2)
+    scales.copy_(factors.float().expand_as(scales))
+    shifts.zero_()
+    model.norm_out.linear.bias.zero_()
+    model.proj_out.weight.zero_()
+    model.proj_out.bias.zero_()
+    model.proj_out.weight[:NUM_SAYING, OWN] = torch.eye(NUM_SAYING)
+    model.proj_out.weight[:NUM_SAYING, FIRST] = -torch.eye(NUM_SAYING)
+
+
+def hold(model: Any) -> None:
+    """From now on no gradient reaches what the copying rests on."""
+    width = model.inner_dim
+    kept = _kept(width)
+    for module in (model.img_in, model.time_text_embed):
+        module.requires_grad_(False)
+    for block in model.transformer_blocks:
+        attention = block.attn
+        for reading in (attention.to_q, attention.to_k, attention.to_v, block.img_mlp.net[0].proj):
+            _let_be(reading.weight, columns=kept[NUM_HELD:])
+        for writing in (attention.to_out[0], block.img_mlp.net[2]):
+            _let_be(writing.weight, rows=kept)
+            _let_be(writing.bias, rows=kept)
+    first = model.transformer_blocks[0]
+    attention = first.attn
+    looking = list(range(2 * model.config.attention_head_dim))
+    for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
+        norm.requires_grad_(False)
+    for linear in (attention.to_q, attention.to_k, attention.to_v, attention.add_k_proj):
+        _let_be(linear.weight, rows=looking)
+        _let_be(linear.bias, rows=looking)
+    _let_be(attention.add_v_proj.weight, rows=looking)
+    _let_be(attention.add_v_proj.bias, rows=looking)
+    _let_be(attention.to_out[0].weight, columns=looking)
+    for part in (first.img_mod[1].weight, first.img_mod[1].bias):
+        _let_be(part, rows=_looked_at(width))
+    scaling = [part * width + place for part in range(2) for place in kept]
+    _let_be(model.norm_out.linear.weight, rows=scaling)
+    _let_be(model.norm_out.linear.bias, rows=scaling)
+    _let_be(model.proj_out.weight, columns=kept)
+
+
+def _kept(width: int) -> list[int]:
+    """The dimensions that no lesson writes to."""
+    return [*range(NUM_HELD), *range(width - NUM_CONSTANTS, width)]
+
+
+def _looked_at(width: int) -> list[int]:
+    """Of the first layer's modulations those of what its looking heads read and write."""
+    return [part * width + place for part in range(3) for place in _kept(width)]
+
+
+def _let_be(parameter: Tensor, *, rows: list[int] | None = None, columns: Any = None) -> None:
+    """Leave these rows or columns out of every gradient."""
+    taken = torch.ones_like(parameter)
+    if rows is not None:
+        taken[rows] = 0
+    if columns is not None:
+        taken[:, columns] = 0
+    parameter.register_hook(lambda gradient: gradient * taken)

@@ -64,6 +64,7 @@ class Landscape:
         house: the colour of the house, if there is one.
         variation: what the outlines and places of things are drawn from; each thing draws its own,
             so that adding one leaves the others where they are.
+        light: the time whose light falls on the land, if it is not the sky's.
     """
 
     time: str
@@ -71,6 +72,7 @@ class Landscape:
     things: frozenset[str]
     house: str
     variation: int
+    light: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,13 +27,21 @@ from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
 from deployments.sketch.command import command_line, read
 from deployments.sketch.edits import Edit, random_edit
-from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
+from deployments.sketch.foreign import Pixels, retinted, with_horizon
+from deployments.sketch.lesson import (
+    Lesson,
+    pick_device,
+    plain_attention,
+    reduced_precision,
+    save_first,
+)
 from deployments.sketch.painter import paint
-from deployments.sketch.qwen_beginning import NUM_SAYING
+from deployments.sketch.noising import strayed
+from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
 from deployments.sketch.qwen_thumbnails import qwen_latents
-from deployments.sketch.scenes import Scene
+from deployments.sketch.scenes import Landscape
 from deployments.sketch.sheets import Format, draw_sheet
 from deployments.sketch.thumbnails import thumbnails
 from deployments.sketch.wording import captioned
@@ -50,13 +58,19 @@ _EDITS: Final = (
 #: Share of the lesson with small pictures.
 _SMALL: Final = 0.7
 #: Share of the batches that are edits, and of those the ones that look at two pictures.
-_EDITING: Final = 0.6
+_EDITING: Final = 0.68
 _COMBINING: Final = 0.12
 #: Share of the texts that are left out, and what stands for them, as in Qwen's own examples.
 _UNNAMED: Final = 0.1
 _BLANK: Final = " "
 #: Share of the pictures that are all noise, where a picture begins.
 _PURE_NOISE: Final = 0.15
+#: Noise level below which a flow's error counts less and less.
+_LITTLE_NOISE: Final = 0.3
+#: Mean squared error below which a picture counts less and less.
+_SMALL_ERROR: Final = 0.003
+#: Share of the edits whose colours, and of the landscapes' whose horizon, are not the drawer's.
+_FOREIGN: Final = 0.35
 #: How much more what an edit changes counts than what it keeps.
 _CHANGED: Final = 4.0
 #: Pixels of a side of what the language model sees as one token.
@@ -79,7 +93,7 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
     model = QwenImageTransformer2DModel.from_pretrained(
         folder / "transformer", torch_dtype=torch.float32
     ).to(device)
-    model.img_in.weight.register_hook(_only_what_says)
+    hold(model)
     lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
 
     def loss(progress: float) -> Tensor:
@@ -89,13 +103,6 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
         return _drawing_loss(model, reader, rng.choice(_DRAWINGS[is_late]), rng)
 
     lesson.run(loss, partial(save_first, folder / "transformer"))
-
-
-def _only_what_says(gradient: Tensor) -> Tensor:
-    """Empty channels hold nothing but noise, from which nothing shall be learnt."""
-    kept = torch.zeros_like(gradient)
-    kept[:, :NUM_SAYING] = gradient[:, :NUM_SAYING]
-    return kept
 
 
 def _drawing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> Tensor:
@@ -108,10 +115,7 @@ def _editing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> 
     num_pictures = 2 if rng.random() < _COMBINING else 1
     count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
-    clean = _latents([edit.after for edit in edits], form)
-    references = [
-        _latents([edit.before[index] for edit in edits], form) for index in range(num_pictures)
-    ]
+    *references, clean = _pictures(edits, form, rng)
     texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
     changed = (clean - references[0]).abs().amax(dim=1, keepdim=True) > 0.1
     is_whole = form in _EDITS[1] or rng.random() < _SEEN_WHOLE
@@ -128,9 +132,20 @@ def _edit_of(num_pictures: int, rng: Random) -> Edit:
     return edit
 
 
-def _latents(scenes: Sequence[Scene], form: Format) -> Tensor:
-    pictures = np.stack([np.asarray(paint(s, form.width, form.height)) for s in scenes])
-    return thumbnails(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+def _pictures(edits: Sequence[Edit], form: Format, rng: Random) -> list[Tensor]:
+    """Latents of the edits' first, perhaps second, and last pictures."""
+    drawn = [_painted(edit, form, rng) for edit in edits]
+    batches = [torch.from_numpy(np.stack(pictures)) for pictures in zip(*drawn, strict=True)]
+    return [thumbnails(batch.permute(0, 3, 1, 2).float() / 127.5 - 1) for batch in batches]
+
+
+def _painted(edit: Edit, form: Format, rng: Random) -> list[Pixels]:
+    """What an edit's pictures look like, some as if others had drawn them."""
+    scenes = (*edit.before, edit.after)
+    pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
+    if rng.random() < _FOREIGN and isinstance(edit.after, Landscape):
+        pictures = with_horizon(pictures, rng.uniform(0.42, 0.75))
+    return retinted(pictures, rng) if rng.random() < _FOREIGN else pictures
 
 
 def _flow_loss(
@@ -143,7 +158,7 @@ def _flow_loss(
     grids: Sequence[Grid] = (),
     counts: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the flow, noise minus picture, at random noise levels.
+    """Error of the flow, noise minus picture, at random noise levels.
 
     Args:
         clean: ``thumbnails`` (n, 4, h, w); references are the same, of any size.
@@ -154,13 +169,14 @@ def _flow_loss(
     pictures = [qwen_latents(picture.to(model.device)) for picture in (clean, *references)]
     sigmas = _random_sigmas(len(clean), grid(clean)).to(clean.device)
     spread = sigmas[:, None, None, None]
-    noise = qwen_latents(torch.randn_like(clean))
+    noise = torch.randn_like(clean)
+    noise = qwen_latents(torch.where(spread == 1, noise, strayed(clean, noise)))
     noisy = (1 - spread) * pictures[0] + spread * noise
     wanted = pack(noise - pictures[0])[..., :NUM_SAYING]
     weights = 1.0 if counts is None else pack(counts.expand_as(clean).to(clean.device))
     with torch.no_grad():
         text, mask = reader.read(texts, [grids] * len(texts))
-    with reduced_precision(clean.device):
+    with reduced_precision(clean.device), plain_attention(clean.device):
         flow = model(
             hidden_states=torch.cat([pack(noisy), *map(pack, pictures[1:])], dim=1),
             timestep=sigmas,
@@ -170,8 +186,11 @@ def _flow_loss(
             return_dict=False,
         )[0]
     said = flow[:, : wanted.shape[1], :NUM_SAYING].float()
-    loss: Tensor = ((said - wanted).square() * weights).mean()
-    return loss
+    errors = ((said - wanted).square() * weights).mean(dim=(1, 2))
+    # Where little noise is left, what counts is the picture, which is that much less in error.
+    errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
+    # The root lets edits of little things count as much as those of all of a picture.
+    return (errors + _SMALL_ERROR).sqrt().mean()
 
 
 def _grids(references: Sequence[Tensor]) -> list[Grid]:

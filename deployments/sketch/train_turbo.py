@@ -24,18 +24,20 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_half
-from deployments.sketch.noising import NUM_TIMESTEPS, noised
+from deployments.sketch.noising import NUM_TIMESTEPS, noised, strayed
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.train_denoiser import UNNAMED, made_trainable, read_unet, tokens
 from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 from deployments.sketch.wording import captioned
 
 #: Sizes, each kind with its weight.
-_KINDS: Final = ((0.1, TINY), (0.2, SMALL), (0.35, MEDIUM), (0.35, LARGE))
+_KINDS: Final = ((0.04, TINY), (0.16, SMALL), (0.4, MEDIUM), (0.4, LARGE))
 #: Timesteps that 4 and 8 steps visit; most of a picture is decided in the first.
 _VISITED: Final = (*(999,) * 6, *(874,) * 2, *(749,) * 3, 624, 499, 374, 249, 124)
 #: Share of the pictures whose timesteps are such ones; the others' are any.
 _FEW: Final = 0.75
+#: Mean squared error below which a picture counts less and less.
+_SMALL_ERROR: Final = 0.01
 #: Share of the pictures without pooled text and sizes.
 _PLAIN: Final = 0.4
 
@@ -112,11 +114,14 @@ def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Tensor
 
 
 def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format) -> Tensor:
-    """Mean squared error of the velocity at the timesteps of few steps, and near them."""
+    """Error of the velocity at the timesteps of few steps, and at any."""
     chosen = torch.tensor(_VISITED)[torch.randint(len(_VISITED), (len(clean),))]
     anywhere = torch.randint(NUM_TIMESTEPS, (len(clean),))
     timesteps = torch.where(torch.rand(len(clean)) < _FEW, chosen, anywhere).to(clean.device)
-    noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
+    noise = torch.randn_like(clean)
+    begins = (timesteps == NUM_TIMESTEPS - 1).view(-1, 1, 1, 1)
+    noise = torch.where(begins, noise, strayed(clean, noise))
+    noisy, velocity = noised(clean, noise, timesteps)
     size = [form.height, form.width]
     sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=clean.device)
     with reduced_precision(clean.device):
@@ -127,8 +132,9 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
             added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(clean), -1)},
             return_dict=False,
         )[0]
-    loss: Tensor = (predicted.float() - velocity).square().mean()
-    return loss
+    errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
+    # The root lets flat shapes, whose errors are small, count as much as landscapes.
+    return (errors + _SMALL_ERROR).sqrt().mean()
 
 
 def _save(folder: Path, plain: Path, modules: Any) -> None:
