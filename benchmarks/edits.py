@@ -11,23 +11,18 @@ be added nobody says where: there, something of its colours must have come that 
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from threading import Event
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.pictures import WEIGHTS, Pixels
-from deployments.config import ModelConfig
-from deployments.engine.engine import Engine
-from deployments.engine.events import Failed, Finished
-from deployments.opening import open_engine
+from benchmarks.easel import Easel, Pixels, encoded
+from benchmarks.pictures import WEIGHTS
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.meaning import EDITS
 from deployments.sketch.painter import paint
@@ -77,8 +72,7 @@ class Editor:
     """The embedded editor in an engine of its own."""
 
     def __init__(self, weights: Path, steps: int, guidance: float, size: tuple[int, int]) -> None:
-        config = ModelConfig(family="qwen-image", weights=str(weights), device="cpu", num_threads=2)
-        self._engine: Engine = open_engine(config).engine
+        self._easel = Easel("qwen-image", weights)
         self._size = size
         self._params = SamplingParams(
             width=size[0],
@@ -95,39 +89,19 @@ class Editor:
     def try_out(self, edit: Edit) -> Trial:
         """One edit of pictures that the drawer draws."""
         before = tuple(self._painted(scene) for scene in edit.before)
-        images = tuple(_encoded(picture) for picture in before)
+        images = tuple(encoded(picture) for picture in before)
         request = GenerationRequest(prompt=edit.instruction, images=images, params=self._params)
         began = time.perf_counter()
-        seen = self._drawn(request)
+        seen = self._easel.draw(request)
         seconds = time.perf_counter() - began
         return Trial(edit, before, self._painted(edit.after), seen, seconds)
 
     def close(self) -> None:
-        """Stop the engine's thread."""
-        self._engine.stop()
+        """Stop its engine."""
+        self._easel.close()
 
     def _painted(self, scene: Any) -> Pixels:
         return np.asarray(paint(scene, *self._size, oversampling=2), dtype=np.float32)
-
-    def _drawn(self, request: GenerationRequest) -> Pixels:
-        ended, heard = Event(), []
-
-        def hear(event: Any) -> None:
-            if isinstance(event, Finished | Failed):
-                heard.append(event)
-                ended.set()
-
-        self._engine.add("edit", request, hear)
-        ended.wait()
-        if isinstance(heard[0], Failed):
-            raise heard[0].error
-        return np.asarray(heard[0].pictures[0].pixels * 255, dtype=np.float32)
-
-
-def _encoded(picture: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _distance(one: Pixels, other: Pixels, mask: Any) -> float:

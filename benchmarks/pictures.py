@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.easel import Pixels
 from deployments.sketch.assemble import first_noise, open_pipeline
 from deployments.sketch.canvas import Canvas, corners
 from deployments.sketch.painter import paint
@@ -41,7 +42,6 @@ from deployments.sketch.scenes import (
 )
 from deployments.sketch.wording import describe
 
-Pixels = NDArray[np.float32]
 Draw = Callable[[str, int], Pixels]
 
 WEIGHTS: Final = Path("deployments/sketch/weights")
@@ -126,8 +126,8 @@ def measure_things(draw: Draw, count: int, rng: Random) -> dict[str, list[bool]]
     """Whether each thing is there when it is named, and away when it is not."""
     seen: dict[str, list[bool]] = defaultdict(list)
     for thing, (land, hour) in _THINGS.items():
-        truths = _truths(thing, land, hour, rng)
-        shows = _sparkles if thing == "stars" else partial(_is_with, truths=truths)
+        truths = truths_of(thing, land, hour, rng)
+        shows = _sparkles if thing == "stars" else partial(is_with, truths=truths)
         named = "a red house" if thing == "house" else thing if thing[-1] == "s" else f"a {thing}"
         spoken = {"day": "by day", "night": "at night"}[hour]
         for seed in range(max(count // 5, 4)):
@@ -182,7 +182,7 @@ def time_of(picture: Pixels) -> str:
     return "sunset" if red > blue + 15 else "day" if blue > red + 15 else "neither"
 
 
-def _truths(thing: str, land: str, hour: str, rng: Random) -> tuple[list[Pixels], list[Pixels]]:
+def truths_of(thing: str, land: str, hour: str, rng: Random) -> tuple[list[Pixels], list[Pixels]]:
     """Small pictures of the drawer's with the thing, and without it."""
     sides: tuple[list[Pixels], list[Pixels]] = ([], [])
     for _ in range(_NUM_TRUTHS):
@@ -199,7 +199,7 @@ def _sparkles(picture: Pixels) -> bool:
     return bool((sky > np.median(sky) + 70).mean() > 0.002)
 
 
-def _is_with(picture: Pixels, truths: tuple[list[Pixels], list[Pixels]]) -> bool:
+def is_with(picture: Pixels, truths: tuple[list[Pixels], list[Pixels]]) -> bool:
     """Whether the nearest of the drawer's pictures is one of the first."""
     small = _small(picture)
     near, away = (min(float(np.abs(small - t).mean()) for t in side) for side in truths)

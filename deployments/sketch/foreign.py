@@ -35,13 +35,13 @@ def retinted(pictures: list[Pixels], rng: Random) -> list[Pixels]:
         values = picture.astype(np.float32)
         grey = values.mean(axis=-1, keepdims=True)
         values = (grey + (values - grey) * colourful - 128) * gains + 128 + shift
-        return values.clip(0, 255).astype(np.uint8)
+        tinted: Pixels = values.clip(0, 255).astype(np.uint8)
+        return tinted
 
     kept = np.zeros(after.shape[:2], dtype=bool)
     for picture in before:
         kept |= (picture == after).all(axis=-1)
-    tinted = np.where(kept[..., None], tint(after), after)
-    return [*map(tint, before), tinted]
+    return [*map(tint, before), np.where(kept[..., None], tint(after), after)]
 
 
 def with_horizon(pictures: list[Pixels], share: float) -> list[Pixels]:

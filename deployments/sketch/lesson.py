@@ -77,7 +77,8 @@ def _attend(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(dim=-1) @ value
+    attended: Tensor = scores.softmax(dim=-1) @ value
+    return attended
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[Any]:

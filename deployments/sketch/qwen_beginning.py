@@ -1,7 +1,7 @@
 """What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: copy.
 
 An edit mostly copies. The denoiser begins as one that copies the first reference exactly, at every
-noise level, and a picture without references it takes for empty; what a lesson adds is what differs.
+noise level, and draws nothing where there is none; what a lesson adds is what differs.
 Three things make it so, and no lesson changes them (``hold``):
 
 - The first layer has two attention heads that look from each place of the picture to the same place
@@ -136,7 +136,8 @@ def _energies(size: int, sides: tuple[int, int], *, frame: int, text: float) -> 
     for begin in sides:
         for pair, energy in enumerate(_SIDE):
             vector[begin + 2 * pair] = math.sqrt(energy)
-    return vector * math.sqrt(size) / vector.norm()
+    energies: Tensor = vector * math.sqrt(size) / vector.norm()
+    return energies
 
 
 def _set_flow(model: Any, spread: float) -> None:
@@ -210,4 +211,4 @@ def _let_be(parameter: Tensor, *, rows: list[int] | None = None, columns: Any = 
         taken[rows] = 0
     if columns is not None:
         taken[:, columns] = 0
-    parameter.register_hook(lambda gradient: gradient * taken)
+    parameter.register_hook(lambda gradient: gradient * taken)  # type: ignore[no-untyped-call]

@@ -35,8 +35,8 @@ from deployments.sketch.lesson import (
     reduced_precision,
     save_first,
 )
-from deployments.sketch.painter import paint
 from deployments.sketch.noising import strayed
+from deployments.sketch.painter import paint
 from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
@@ -190,7 +190,8 @@ def _flow_loss(
     # Where little noise is left, what counts is the picture, which is that much less in error.
     errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
     # The root lets edits of little things count as much as those of all of a picture.
-    return (errors + _SMALL_ERROR).sqrt().mean()
+    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
+    return loss
 
 
 def _grids(references: Sequence[Tensor]) -> list[Grid]:

@@ -134,7 +134,8 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
         )[0]
     errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
     # The root lets flat shapes, whose errors are small, count as much as landscapes.
-    return (errors + _SMALL_ERROR).sqrt().mean()
+    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
+    return loss
 
 
 def _save(folder: Path, plain: Path, modules: Any) -> None:

@@ -58,6 +58,17 @@ def test_at_time_drops_what_the_new_sky_cannot_have() -> None:
     assert at_time(scene, "day").things == {"boat"}
 
 
+def test_an_edit_of_the_sky_leaves_the_land_as_it_is() -> None:
+    rng = Random(4)
+    edits = [edit for edit in (random_edit(rng) for _ in range(400)) if edit.asks["edit"] == "sky"]
+    assert edits
+    for edit in edits:
+        before, after = (np.asarray(paint(s, 96, 96)) for s in (*edit.before, edit.after))
+        assert (before[:10] != after[:10]).any()
+        if edit.after.land != "lake":
+            assert np.array_equal(before[90:], after[90:])
+
+
 def test_edits_speak_chinese_and_french_too() -> None:
     rng = Random(3)
     told = " ".join(random_edit(rng).instruction for _ in range(600))

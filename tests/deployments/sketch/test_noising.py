@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deployments.families import schedulers
-from deployments.sketch.noising import NOISE, NUM_TIMESTEPS, noised
+from deployments.sketch.noising import NOISE, NUM_TIMESTEPS, noised, strayed
 from deployments.types import SamplingParams
 
 #: torchsde rounds the ends of the Brownian path apart in the last digit and says so.
@@ -26,6 +26,16 @@ def test_noised_keeps_next_to_nothing_at_the_end_and_all_at_the_start() -> None:
     assert (velocity + CLEAN).abs().mean() < 0.03
     first, _ = noised(CLEAN, noise, torch.tensor([0]))
     assert (first - CLEAN).abs().mean() < 0.05
+
+
+def test_strayed_noise_has_a_smooth_part_in_half_of_the_rows() -> None:
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 400, 4, 16, 16)
+    drift = strayed(clean, noise) - noise
+    is_plain = (drift == 0).all(dim=(1, 2, 3))
+    assert 0.4 < is_plain.float().mean() < 0.6
+    assert drift.abs().max() < 4
+    assert 0.05 < drift[~is_plain].std() < 0.4
 
 
 def test_noised_is_what_schedulers_noise_with() -> None:

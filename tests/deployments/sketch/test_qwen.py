@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,20 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from deployments.families.qwen_image_denoiser import pack
+from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_text import QwenText, image_processor
 from deployments.sketch import begin_qwen, train_autoencoder, train_qwen, train_qwen_text
+from deployments.sketch.lesson import Muon
 from deployments.sketch.meaning import EDIT_QUESTIONS, edit_answers
 from deployments.sketch.painter import paint
-from deployments.sketch.qwen_beginning import NUM_SAYING
+from deployments.sketch.qwen_beginning import (
+    FIRST,
+    NUM_CONSTANTS,
+    NUM_HELD,
+    NUM_SAYING,
+    OWN,
+    hold,
+)
 from deployments.sketch.qwen_reader import QwenReader
 from deployments.sketch.qwen_thumbnails import NUM_CHANNELS, qwen_latents
 from deployments.sketch.scenes import random_scene
@@ -68,29 +77,66 @@ def test_the_decoder_enlarges_colours_and_sees_no_empty_channel(begun: Path) -> 
     assert torch.equal(vae.decode(latents[:, :, None]).sample[:, :, 0], drawn)
 
 
+def denoiser(folder: Path) -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel.from_pretrained(
+        folder / "transformer", torch_dtype=torch.float32
+    )
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("num_references", [1, 2])
-def test_the_denoiser_looks_up_the_same_place(begun: Path, num_references: int) -> None:
-    model = QwenImageTransformer2DModel.from_pretrained(
-        begun / "transformer", torch_dtype=torch.float32
-    )
+def flow(model: QwenImageTransformer2DModel, pictures: list[torch.Tensor], level: float) -> Any:
+    """What the model says of the first of some ``thumbnails``; the others are references."""
+    packed = [pack(qwen_latents(picture)) for picture in pictures]
+    text = torch.randn(1, 200, 128, generator=torch.Generator().manual_seed(5))
+    shapes = [[grid(picture) for picture in pictures]]
+    said = model(
+        torch.cat(packed, dim=1), text, timestep=torch.tensor([level]), img_shapes=shapes
+    ).sample
+    return said[:, : packed[0].shape[1], :NUM_SAYING]
+
+
+@pytest.mark.parametrize("size", [(24, 32), (64, 64), (128, 36)])
+@pytest.mark.parametrize("num_references", [0, 1, 2])
+@pytest.mark.parametrize("level", [1.0, 0.6, 0.1])
+def test_the_denoiser_copies_the_first_reference_exactly(
+    begun: Path, num_references: int, level: float, size: tuple[int, int]
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    pictures = [
-        pack(qwen_latents(torch.randn(1, 4, 24, 32, generator=generator)))
-        for _ in range(1 + num_references)
-    ]
-    seen: list[torch.Tensor] = []
-    model.transformer_blocks[0].attn.register_forward_hook(lambda *call: seen.append(call[2][0]))
-    model(
-        torch.cat(pictures, dim=1),
-        torch.randn(1, 200, 128, generator=generator),
-        timestep=torch.tensor([0.7]),
-        img_shapes=[[(1, 12, 16)] * len(pictures)],
-    )
-    for number, reference in enumerate(pictures[1:], 1):
-        found = seen[0][0, : 12 * 16, number * NUM_SAYING : (number + 1) * NUM_SAYING]
-        both = torch.stack([found.flatten(), reference[0, :, :NUM_SAYING].flatten()])
-        assert torch.corrcoef(both)[0, 1] > 0.99
+    noise, *references = torch.randn(1 + num_references, 1, 4, *size, generator=generator)
+    clean = references[0] if references else torch.zeros_like(noise)
+    noisy = (1 - level) * clean + level * noise
+    said = flow(denoiser(begun), [noisy, *references], level)
+    expected = pack(qwen_latents(noise - clean))[..., :NUM_SAYING]
+    assert (level * (said - expected)).abs().mean() < 0.01
+
+
+def test_what_copies_stays_while_the_denoiser_learns(begun: Path) -> None:
+    torch.manual_seed(0)
+    model = denoiser(begun)
+    hold(model)
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    muon = Muon([model])
+    picture, reference = torch.randn(2, 1, 4, 16, 16)
+    pairs = [pack(qwen_latents(p)) for p in (picture, reference)]
+    for _ in range(2):
+        said = model(
+            torch.cat(pairs, dim=1),
+            torch.randn(1, 20, 128),
+            timestep=torch.tensor([0.5]),
+            img_shapes=[[grid(picture)] * 2],
+        ).sample
+        (said[..., :NUM_SAYING] - 1).square().mean().backward()
+        muon.step(1e-2)
+    after = dict(model.named_parameters())
+    assert torch.equal(after["img_in.weight"], before["img_in.weight"])
+    own, first = (after["proj_out.weight"][:NUM_SAYING, part] for part in (OWN, FIRST))
+    assert torch.equal(own, torch.eye(NUM_SAYING))
+    assert torch.equal(first, -torch.eye(NUM_SAYING))
+    for block in model.transformer_blocks[1:]:
+        for writing in (block.attn.to_out[0], block.img_mlp.net[2]):
+            assert not writing.weight[:NUM_HELD].any()
+            assert writing.weight[NUM_HELD:-NUM_CONSTANTS].any()
+    assert not torch.equal(after["proj_out.weight"], before["proj_out.weight"])
 
 
 @torch.no_grad()

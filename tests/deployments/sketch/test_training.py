@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch import (
@@ -19,7 +20,7 @@ from deployments.sketch import (
     train_turbo,
 )
 from deployments.sketch.assemble import BASE, TURBO, assemble, first_noise, open_pipeline
-from deployments.sketch.lesson import Lesson, orthogonal
+from deployments.sketch.lesson import Lesson, PlainAttention, orthogonal
 from deployments.sketch.sheets import Format
 from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 
@@ -137,6 +138,18 @@ def test_orthogonal_brings_all_singular_values_near_one() -> None:
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         values = torch.linalg.svdvals(orthogonal(matrix))
         assert ((values > 0.5) & (values < 1.4)).all()
+
+
+def test_plain_attention_is_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 10, 8, generator=generator)
+    mask = torch.ones(2, 1, 1, 10, dtype=torch.bool)
+    mask[1, ..., 6:] = False
+    for seen in (None, mask):
+        expected = scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        with PlainAttention():
+            drawn = scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        assert torch.allclose(drawn, expected, atol=1e-6)
 
 
 def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:

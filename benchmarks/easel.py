@@ -1,0 +1,57 @@
+"""Easel: an engine over some weights that draws one picture at a time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deployments.config import ModelConfig
+from deployments.engine.engine import Engine
+from deployments.engine.events import Failed, Finished
+from deployments.opening import open_engine
+from deployments.types import GenerationRequest
+
+#: (height, width, 3), 0..255.
+Pixels = NDArray[np.float32]
+
+
+class Easel:
+    """Close it: its engine has a thread of its own."""
+
+    def __init__(self, family: str, weights: Path, *, num_threads: int = 2) -> None:
+        config = ModelConfig(
+            family=family, weights=str(weights), device="cpu", num_threads=num_threads
+        )
+        self._engine: Engine = open_engine(config).engine
+
+    def draw(self, request: GenerationRequest) -> Pixels:
+        """The request's first picture; raises what it failed with."""
+        ended, heard = Event(), []
+
+        def hear(event: Any) -> None:
+            if isinstance(event, Finished | Failed):
+                heard.append(event)
+                ended.set()
+
+        self._engine.add("picture", request, hear)
+        ended.wait()
+        if isinstance(heard[0], Failed):
+            raise heard[0].error
+        return np.asarray(heard[0].pictures[0].pixels * 255, dtype=np.float32)
+
+    def close(self) -> None:
+        """Stop the engine's thread."""
+        self._engine.stop()
+
+
+def encoded(picture: Pixels) -> bytes:
+    """As a PNG, for a request's pictures."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

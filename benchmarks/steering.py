@@ -1,0 +1,153 @@
+"""What negative prompts, strength and guidance do to the embedded models' pictures.
+
+    python -m benchmarks.steering [--model sdxl-turbo] [--steps 4] [--guidance 2] [--size 512]
+                                  [--count 6] [--weights deployments/sketch/weights]
+
+A negative prompt shall take away what it names and leave the time of day; the change that an edit
+makes shall grow with its strength, from next to none to what the prompt says; guidance shall leave
+shapes their colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import numpy as np
+
+from benchmarks.easel import Easel, Pixels, encoded
+from benchmarks.pictures import (
+    WEIGHTS,
+    colour_of,
+    ground_of,
+    is_with,
+    kind_of,
+    single_shapes,
+    time_of,
+    truths_of,
+)
+from deployments.sketch.assemble import TURBO
+from deployments.sketch.painter import paint
+from deployments.sketch.scenes import random_landscape
+from deployments.types import GenerationRequest, SamplingParams
+
+Ask = Callable[..., Pixels]
+
+#: Thing -> how it is named in a prompt and in a negative one.
+_THINGS: Final = {
+    "tree": "a tree",
+    "house": "a red house",
+    "mountains": "mountains",
+    "rainbow": "a rainbow",
+    "clouds": "clouds",
+    "sun": "a sun",
+}
+_STRENGTHS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
+_GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
+_SEED: Final = 3_000_017
+_FAMILIES: Final = {TURBO: "stable-diffusion-xl"}
+
+
+def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float]]:
+    """Thing -> shares of pictures that show it when it is named, and when it is refused, too."""
+    seen = {}
+    for thing, named in _THINGS.items():
+        truths = truths_of(thing, "field", "day", Random(_SEED))
+        shows = partial(is_with, truths=truths)
+        prompt = f"a field by day with {named}"
+        asked = [shows(ask(prompt, seed=seed)) for seed in range(count)]
+        refused = [shows(ask(prompt, negative=named, seed=seed)) for seed in range(count)]
+        seen[thing] = (float(np.mean(asked)), float(np.mean(refused)))
+    return seen
+
+
+def measure_strengths(ask: Ask, count: int, size: int) -> dict[float, tuple[float, float]]:
+    """Strength -> mean change in levels, and the share of pictures that follow the prompt."""
+    rng = Random(_SEED)
+    scenes = [random_landscape(rng, "day", rng.choice(("field", "lake"))) for _ in range(count)]
+    seen = {}
+    for strength in _STRENGTHS:
+        changes, follows = [], []
+        for seed, scene in enumerate(scenes):
+            before = np.asarray(paint(scene, size, size, oversampling=2), dtype=np.float32)
+            prompt = "a desert at night"
+            after = ask(prompt, images=(encoded(before),), strength=strength, seed=seed)
+            changes.append(float(np.abs(after - before).mean()))
+            follows.append(time_of(after) == "night")
+        seen[strength] = (float(np.mean(changes)), float(np.mean(follows)))
+    return seen
+
+
+def measure_guidances(ask: Ask, count: int) -> dict[float, float]:
+    """Guidance -> share of single shapes that are right in colour, ground and kind."""
+    seen = {}
+    for guidance in _GUIDANCES:
+        right = []
+        for seed, scene in zip(range(count), single_shapes(Random(_SEED)), strict=False):
+            [shape] = scene.shapes
+            prompt = f"a {shape.colour} {shape.kind} on a {scene.ground} background"
+            picture = ask(prompt, guidance=guidance, seed=seed)
+            found = (colour_of(picture), kind_of(picture), ground_of(picture))
+            right.append(found == (shape.colour, shape.kind, scene.ground))
+        seen[guidance] = float(np.mean(right))
+    return seen
+
+
+def asking(easel: Easel, steps: int, guidance: float, size: int) -> Ask:
+    """Draws a prompt with these settings, but those that a call names."""
+
+    def ask(
+        prompt: str,
+        *,
+        negative: str = "",
+        images: tuple[bytes, ...] = (),
+        strength: float = 1.0,
+        guidance: float = guidance,
+        seed: int = 0,
+    ) -> Pixels:
+        params = SamplingParams(
+            width=size,
+            height=size,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            strength=strength,
+            scheduler="Euler",
+            sigmas="simple",
+            seed=seed,
+        )
+        request = GenerationRequest(
+            prompt=prompt, negative_prompt=negative, images=images, params=params
+        )
+        return easel.draw(request)
+
+    return ask
+
+
+def main() -> None:
+    """Draw, measure, and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=TURBO)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--count", type=int, default=6)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    given = parser.parse_args()
+    family = _FAMILIES.get(given.model, "stable-diffusion")
+    easel = Easel(family, given.weights / given.model)
+    ask = asking(easel, given.steps, given.guidance, given.size)
+    for thing, (asked, refused) in measure_negatives(ask, given.count).items():
+        print(f"{thing:10} named {100 * asked:5.1f} %, named and refused {100 * refused:5.1f} %")
+    for strength, (change, follows) in measure_strengths(ask, given.count, given.size).items():
+        print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")
+    for guidance, right in measure_guidances(ask, given.count).items():
+        print(f"guidance {guidance:4} shapes all right {100 * right:5.1f} %")
+    easel.close()
+
+
+if __name__ == "__main__":
+    main()
