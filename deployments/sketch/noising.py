@@ -58,5 +58,12 @@ def strayed(clean: Tensor, noise: Tensor) -> Tensor:
     return noise + drift * share * _tossed(rows, 0.5, clean.device)
 
 
+def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """``noised`` with fresh noise, strayed but where a picture begins, and the velocity."""
+    noise = torch.randn_like(clean)
+    begins = (timesteps == NUM_TIMESTEPS - 1).view(-1, 1, 1, 1)
+    return noised(clean, torch.where(begins, noise, strayed(clean, noise)), timesteps)
+
+
 def _tossed(rows: int, chance: float, device: torch.device) -> Tensor:
     return torch.rand(rows, 1, 1, 1, device=device) < chance

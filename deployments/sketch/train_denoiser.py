@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
-from deployments.sketch.noising import NUM_TIMESTEPS, noised
+from deployments.sketch.noising import NUM_TIMESTEPS, noised_astray
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
 from deployments.sketch.unet import unet
@@ -33,6 +33,9 @@ from deployments.sketch.wording import captioned
 UNNAMED: Final = 0.1
 #: Share of the batches whose pictures are all but noise, where a picture begins.
 _PURE_NOISE: Final = 0.12
+
+#: Mean squared error below which a picture counts less and less.
+_SMALL_ERROR: Final = 0.01
 
 #: From which share of the lesson on -> sizes, each with its weight.
 _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], ...]] = (
@@ -111,13 +114,22 @@ def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Tensor:
 def denoising_loss(
     model: Any, clean: Tensor, text: Tensor, form: Format, **conditions: Any
 ) -> Tensor:
-    """Mean squared error of the velocity at random timesteps, later ones for larger pictures."""
+    """Error of the velocity at random timesteps, later ones for larger pictures."""
     timesteps = random_timesteps(len(clean), form).to(clean.device)
-    noisy, velocity = noised(clean, torch.randn_like(clean), timesteps)
+    noisy, velocity = noised_astray(clean, timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
     with reduced_precision(clean.device):
         predicted = model(noisy, timesteps, text, return_dict=False, **conditions)[0]
-    loss: Tensor = (predicted.float() - velocity).square().mean()
+    return velocity_loss(predicted, velocity)
+
+
+def velocity_loss(predicted: Tensor, velocity: Tensor) -> Tensor:
+    """Mean root of each picture's mean squared error.
+
+    The root lets flat shapes, whose errors are small, count as much as landscapes.
+    """
+    errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
+    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
     return loss
 
 

@@ -24,10 +24,23 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_half
-from deployments.sketch.noising import NUM_TIMESTEPS, noised, strayed
+from deployments.sketch.noising import NUM_TIMESTEPS, noised_astray
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
-from deployments.sketch.train_denoiser import UNNAMED, made_trainable, read_unet, tokens
-from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
+from deployments.sketch.train_denoiser import (
+    UNNAMED,
+    made_trainable,
+    read_unet,
+    tokens,
+    velocity_loss,
+)
+from deployments.sketch.turbo import (
+    LOUD,
+    amplify,
+    both_said,
+    plain_unet,
+    turbo_encoders,
+    turbo_unet,
+)
 from deployments.sketch.wording import captioned
 
 #: Sizes, each kind with its weight.
@@ -36,8 +49,6 @@ _KINDS: Final = ((0.04, TINY), (0.16, SMALL), (0.4, MEDIUM), (0.4, LARGE))
 _VISITED: Final = (*(999,) * 6, *(874,) * 2, *(749,) * 3, 624, 499, 374, 249, 124)
 #: Share of the pictures whose timesteps are such ones; the others' are any.
 _FEW: Final = 0.75
-#: Mean squared error below which a picture counts less and less.
-_SMALL_ERROR: Final = 0.01
 #: Share of the pictures without pooled text and sizes.
 _PLAIN: Final = 0.4
 
@@ -102,7 +113,7 @@ def _begin(folder: Path, start: Path) -> None:
 
 @torch.no_grad()
 def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """What both of SDXL's encoders say, (n, 77, 2 width) and pooled (n, width), in one run.
+    """What both of SDXL's encoders say, (n, 77, width), and pooled text, in one run.
 
     The first model's encoder says it, as ``turbo_encoders`` are made of it; the text is not loud.
     """
@@ -110,7 +121,7 @@ def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Tensor
     hidden = encoder(ids).last_hidden_state
     ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
     pooled = layer_norm(hidden[torch.arange(len(ids), device=ids.device), ends], hidden.shape[-1:])
-    return torch.cat([hidden, hidden], dim=-1), pooled
+    return both_said(hidden), pooled
 
 
 def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format) -> Tensor:
@@ -118,10 +129,7 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
     chosen = torch.tensor(_VISITED)[torch.randint(len(_VISITED), (len(clean),))]
     anywhere = torch.randint(NUM_TIMESTEPS, (len(clean),))
     timesteps = torch.where(torch.rand(len(clean)) < _FEW, chosen, anywhere).to(clean.device)
-    noise = torch.randn_like(clean)
-    begins = (timesteps == NUM_TIMESTEPS - 1).view(-1, 1, 1, 1)
-    noise = torch.where(begins, noise, strayed(clean, noise))
-    noisy, velocity = noised(clean, noise, timesteps)
+    noisy, velocity = noised_astray(clean, timesteps)
     size = [form.height, form.width]
     sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=clean.device)
     with reduced_precision(clean.device):
@@ -132,10 +140,7 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
             added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(clean), -1)},
             return_dict=False,
         )[0]
-    errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
-    # The root lets flat shapes, whose errors are small, count as much as landscapes.
-    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
-    return loss
+    return velocity_loss(predicted, velocity)
 
 
 def _save(folder: Path, plain: Path, modules: Any) -> None:

@@ -1,9 +1,9 @@
 """Makes a Stable Diffusion XL of the trained Stable Diffusion 1, with the same pictures at first.
 
 SDXL steers its UNet with two text encoders' states before the last layer and without the closing
-norm, with the second one's pooled text, and with sizes. Here both encoders are the first model's
-with two layers more: one whose residual block is exactly the closing norm, and one that adds
-nothing.
+norm, with the second one's pooled text, and with sizes. Here the first encoder is narrow and says
+nothing, which keeps the folder small. The second is the first model's with two layers more: one
+whose residual block is exactly the closing norm, and one that adds nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from deployments.sketch.train_text_encoder import NUM_LAYERS, WIDTH, text_config
 from deployments.sketch.unet import unet
 
+#: Width of the encoder that says nothing.
+SILENT_WIDTH: Final = 8
 #: Width of each of the six numbers of ``time_ids`` in the UNet.
 _SIZE_WIDTH: Final = 32
 #: The residual stream is made this small, so that it vanishes beside the norm that is added to it.
@@ -29,14 +31,21 @@ LOUD: Final = 16.0
 @torch.no_grad()
 def turbo_encoders(tokenizer: Any, trained: Any) -> tuple[Any, Any]:
     """SDXL's two text encoders, from Stable Diffusion 1's."""
+    first = CLIPTextModel(text_config(tokenizer, width=SILENT_WIDTH, num_layers=2))
+    for parameter in first.parameters():
+        parameter.zero_()
     config = text_config(tokenizer, num_layers=NUM_LAYERS + 2)
     # NOTE: a norm of small numbers is the same only if what guards it from zero is as small.
     config.layer_norm_eps = trained.config.layer_norm_eps * _SMALL**2
-    first, second = CLIPTextModel(config), CLIPTextModelWithProjection(config)
-    for model in (first, second):
-        _grow(getattr(model, "text_model", model), getattr(trained, "text_model", trained))
+    second = CLIPTextModelWithProjection(config)
+    _grow(second.text_model, getattr(trained, "text_model", trained))
     second.text_projection.weight.copy_(torch.eye(WIDTH))
     return first, second
+
+
+def both_said(hidden: torch.Tensor) -> torch.Tensor:
+    """What both encoders say (n, tokens, width), of what the second does."""
+    return torch.nn.functional.pad(hidden, (SILENT_WIDTH, 0))
 
 
 def _grow(model: Any, trained: Any) -> None:
@@ -61,7 +70,7 @@ def _grow(model: Any, trained: Any) -> None:
 def turbo_unet(trained: Any) -> UNet2DConditionModel:
     """SDXL's UNet, from Stable Diffusion 1's; pooled text and sizes add nothing yet."""
     model = unet(
-        2 * WIDTH,
+        SILENT_WIDTH + WIDTH,
         addition_embed_type="text_time",
         addition_time_embed_dim=_SIZE_WIDTH,
         projection_class_embeddings_input_dim=6 * _SIZE_WIDTH + WIDTH,
@@ -69,7 +78,7 @@ def turbo_unet(trained: Any) -> UNet2DConditionModel:
     state = copy.copy(trained.state_dict())
     for name, tensor in state.items():
         if "attn2.to_k" in name or "attn2.to_v" in name:
-            state[name] = torch.cat([tensor, tensor], dim=1) / (2 * LOUD)
+            state[name] = both_said(tensor) / LOUD
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith("add_embedding") for name in missing):
         raise ValueError(f"these UNets do not fit: {missing} {unexpected}")
@@ -94,7 +103,6 @@ def plain_unet(trained: Any) -> UNet2DConditionModel:
     state = {k: v for k, v in trained.state_dict().items() if not k.startswith("add_embedding")}
     for name, tensor in state.items():
         if "attn2.to_k" in name or "attn2.to_v" in name:
-            first, second = tensor.split(WIDTH, dim=1)
-            state[name] = (first + second) * LOUD
+            state[name] = tensor[:, SILENT_WIDTH:] * LOUD
     model.load_state_dict(state)
     return model
