@@ -163,7 +163,8 @@ class ModelHost:
                 raise ValueError("this model hosts no personal weights")
             return
         sources.configure({**self._config.personal, **live.personal})
-        self._card = replace(self._card, weights=sources.names)
+        digests = sources.digests
+        self._card = replace(self._card, weights=sources.names, weights_digests=digests)
 
     def _configure_loras(self, live: LiveConfig) -> None:
         loras, asked = self._family.loras, (live.loras, live.lora_folder)

@@ -197,6 +197,7 @@ def make_card(
         takes_loras=opened.family.loras is not None,
         lora_digests=opened.family.loras.shelf.digests if opened.family.loras else (),
         weights=opened.family.sources.names if opened.family.sources else (),
+        weights_digests=opened.family.sources.digests if opened.family.sources else (),
         takes_weights=opened.family.sources is not None,
         device=opened.device,
         dtype=opened.dtype,

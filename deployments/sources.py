@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
@@ -34,6 +35,13 @@ class Sources:
         """Names of the configuration, sorted."""
         with self._lock:
             return tuple(sorted(self._table))
+
+    @property
+    def digests(self) -> tuple[tuple[str, str], ...]:
+        """Those names, each with what tells where its weights are from, and tells no more."""
+        with self._lock:
+            table = sorted(self._table.items())
+        return tuple((name, sha256(origin.encode()).hexdigest()[:12]) for name, origin in table)
 
     def configure(self, table: Mapping[str, str]) -> None:
         """Replace the configuration's table; requests in flight keep what they have."""

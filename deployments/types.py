@@ -433,6 +433,8 @@ class ModelCard:
         max_num_inference_steps: the most steps a request may ask for.
         schedulers, sigmas: accepted names.
         weights: names of personal weights; the entry ``default`` serves users without their own.
+        weights_digests: (name, digest) of those weights; the digest is another when the name comes
+            to stand for weights from elsewhere.
         takes_weights: whether owners' own weights can draw in its place, see ``WeightsSource``.
         device, dtype: where it runs, as torch names them.
         max_ongoing_requests: requests that one replica takes at once.
@@ -460,6 +462,7 @@ class ModelCard:
     schedulers: tuple[str, ...] = ()
     sigmas: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    weights_digests: tuple[tuple[str, str], ...] = ()
     takes_weights: bool = False
     device: str = "cpu"
     dtype: str = "float32"

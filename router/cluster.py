@@ -278,7 +278,13 @@ def _offered(card: ModelCard, told: Sequence[ModelCard]) -> ModelCard:
     first, *others = told
     loras = tuple(name for name in first.loras if all(name in one.loras for one in others))
     digests = tuple(pair for pair in first.lora_digests if pair[0] in loras)
-    return replace(card, loras=loras, lora_digests=digests, weights=first.weights)
+    return replace(
+        card,
+        loras=loras,
+        lora_digests=digests,
+        weights=first.weights,
+        weights_digests=first.weights_digests,
+    )
 
 
 def _cause(error: RayTaskError) -> Exception:

@@ -290,6 +290,8 @@ class Execution:
             add((card.id, *card.aliases), f"{card.id} {card.created}")
             for name, digest in card.lora_digests:
                 add((name, f"{name}{LORA_EXTENSION}"), digest)
+            for name, digest in card.weights_digests:
+                add((name, f"{card.id}/{name}"), digest)
         for own in self._canvas.job.own:
             names = own.name, f"{own.base}/{own.name}", f"{own.name}{LORA_EXTENSION}"
             add(names, own.source.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ import numpy as np
 from deployments.types import Latents
 from router.apis.comfyui.cache import Given, NodeCache
 from router.apis.comfyui.values import Images, Latent, Several
-from tests.router.apis.comfyui.easel import Easel, execution, node, text_to_image, types_of
+from router.fake_models import FakeModels
+from tests.router.apis.comfyui.easel import (
+    QWEN,
+    SDXL,
+    Easel,
+    execution,
+    node,
+    text_to_image,
+    types_of,
+)
 
 
 def given(side: int = 8) -> Given:
@@ -160,6 +170,20 @@ async def test_file_of_another_content_is_another_file() -> None:
     await ran(easel, graph, cache, inputs={"a.png": first})
     assert await ran(easel, graph, cache, inputs={"a.png": first}) == []
     assert await ran(easel, graph, cache, inputs={"a.png": second}) == ["1", "2"]
+
+
+async def test_weights_from_elsewhere_are_other_weights() -> None:
+    cache = NodeCache()
+
+    async def ran_with(digest: str) -> list[str]:
+        card = replace(SDXL, weights=("ann",), weights_digests=(("ann", digest),))
+        graph = text_to_image()
+        graph["4"]["inputs"]["ckpt_name"] = "sdxl-turbo/ann"
+        return await ran(Easel(FakeModels(card, QWEN)), graph, cache)
+
+    assert len(await ran_with("0a")) == 7
+    assert await ran_with("0a") == ["9"]  # whose file another canvas has
+    assert set(await ran_with("0b")) == {"4", "6", "7", "3", "8", "9"}
 
 
 async def test_other_owner_runs_everything() -> None:
