@@ -1,10 +1,10 @@
 """Trains the denoiser of the Stable Diffusion 1 folder.
 
     python -m deployments.sketch.train_denoiser FOLDER [--minutes 60] [--seed 0] [--begin 0]
-                                                 [--times 1]
+                                                 [--times 1] [--guided] [--rate 0.02]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
-trained on if it exists.
+trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ UNNAMED: Final = 0.1
 #: Share of the batches whose pictures are all but noise, where a picture begins.
 _PURE_NOISE: Final = 0.12
 
+#: The most guidance that pictures shall bear.
+_MOST_GUIDANCE: Final = 8.0
+#: Timestep from which on a picture is not yet decided, so that without text none can be told.
+_UNDECIDED: Final = 880
+#: What predictions with and without text count for beside what guidance makes of them.
+_UNGUIDED: Final = (0.5, 0.25)
 #: Mean squared error below which a picture counts less and less.
 _SMALL_ERROR: Final = 0.01
 
@@ -45,7 +51,16 @@ _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], .
 )
 
 
-def teach(folder: Path, minutes: float, *, begin: float, times: int, seed: int) -> None:
+def teach(
+    folder: Path,
+    minutes: float,
+    *,
+    begin: float,
+    times: int,
+    seed: int,
+    rate: float = 2e-2,
+    is_guided: bool = False,
+) -> None:
     """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
     torch.manual_seed(seed)
     rng = Random(seed)
@@ -53,13 +68,19 @@ def teach(folder: Path, minutes: float, *, begin: float, times: int, seed: int) 
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
     encoder.requires_grad_(False).to(pick_device())
     model = made_trainable(read_unet(folder / "unet") or unet(encoder.config.hidden_size))
-    lesson = Lesson([model], minutes=minutes, rate=2e-2, memory=0.995)
+    lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
+    nothing = embed(tokenizer, encoder, [""])
 
     def loss(progress: float) -> Tensor:
         form = pick_format(begin + (1 - begin) * progress, rng)
         clean, captions = draw_sheet(form, captioned, rng, times)
-        text = embed(tokenizer, encoder, forgotten(captions, rng))
-        return denoising_loss(model, clean.to(model.device), text, form)
+        clean = clean.to(model.device)
+        if is_guided:
+            text = embed(tokenizer, encoder, captions)
+            return guided_loss(model, clean, text, nothing, form)
+        return denoising_loss(
+            model, clean, embed(tokenizer, encoder, forgotten(captions, rng)), form
+        )
 
     lesson.run(loss, partial(save_first, folder / "unet"))
 
@@ -123,6 +144,34 @@ def denoising_loss(
     return velocity_loss(predicted, velocity)
 
 
+def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: Format) -> Tensor:
+    """The same of what any guidance makes of predictions with text and without.
+
+    Guidance multiplies every difference between them, mistakes too: pictures become grainy and
+    their colours too strong, unless both have learnt to agree on what can already be seen.
+
+    Args:
+        nothing: what the empty text says, (1, 77, width).
+    """
+    timesteps = random_timesteps(len(clean), form).to(clean.device)
+    noisy, velocity = noised_astray(clean, timesteps)
+    noisy = noisy.to(memory_format=torch.channels_last)
+    with reduced_precision(clean.device):
+        predicted = model(
+            torch.cat([noisy, noisy]),
+            torch.cat([timesteps, timesteps]),
+            torch.cat([text, nothing.expand_as(text)]),
+            return_dict=False,
+        )[0]
+    named, unnamed = predicted.float().chunk(2)
+    guidance = 1 + (_MOST_GUIDANCE - 1) * torch.rand(len(clean), 1, 1, 1, device=clean.device)
+    guidance = torch.where((timesteps >= _UNDECIDED).view(-1, 1, 1, 1), 1.0, guidance)
+    losses = [velocity_loss(unnamed + guidance * (named - unnamed), velocity)]
+    for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
+        losses.append(share * velocity_loss(alone, velocity))
+    return torch.stack(losses).sum()
+
+
 def velocity_loss(predicted: Tensor, velocity: Tensor) -> Tensor:
     """Mean root of each picture's mean squared error.
 
@@ -147,8 +196,18 @@ def main() -> None:
     parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
+    parser.add_argument("--rate", type=float, default=2e-2)
+    parser.add_argument("--guided", action="store_true", help="learn what guidance makes of it")
     given = read(parser)
-    teach(given.folder, given.minutes, begin=given.begin, times=given.times, seed=given.seed)
+    teach(
+        given.folder,
+        given.minutes,
+        begin=given.begin,
+        times=given.times,
+        seed=given.seed,
+        rate=given.rate,
+        is_guided=given.guided,
+    )
 
 
 if __name__ == "__main__":

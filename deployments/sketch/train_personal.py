@@ -22,13 +22,7 @@ from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
-from deployments.sketch.train_denoiser import (
-    denoising_loss,
-    forgotten,
-    made_trainable,
-    read_unet,
-    tokens,
-)
+from deployments.sketch.train_denoiser import guided_loss, made_trainable, read_unet, tokens
 from deployments.sketch.wording import captioned, describe
 
 #: Share of the pictures that show the user's own figure.
@@ -50,9 +44,9 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
         clean, captions = draw_sheet(form, partial(_drawn, look), rng)
-        ids = tokens(tokenizer, forgotten(captions, rng)).to(model.device)
-        text = encoder(ids).last_hidden_state
-        return denoising_loss(model, clean.to(model.device), text, form)
+        text = encoder(tokens(tokenizer, captions).to(model.device)).last_hidden_state
+        nothing = encoder(tokens(tokenizer, [""]).to(model.device)).last_hidden_state
+        return guided_loss(model, clean.to(model.device), text, nothing, form)
 
     lesson.run(loss, partial(_save, folder))
 

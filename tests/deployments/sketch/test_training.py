@@ -43,8 +43,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(train_personal, "_FORMS", TINY)
         train_text_encoder.teach(root / BASE, MOMENT, seed=0)
         train_autoencoder.teach(root / BASE / "vae", MOMENT, seed=0)
-        for _ in range(2):
-            train_denoiser.teach(root / BASE, MOMENT, begin=0.0, times=2, seed=0)
+        for is_guided in (False, True):
+            train_denoiser.teach(
+                root / BASE, MOMENT, begin=0.0, times=2, seed=0, is_guided=is_guided
+            )
         train_personal.teach(root / "user", root / BASE, "user_123", MOMENT, seed=0)
         for huge in (0.0, 1.0):
             patch.setattr(train_turbo, "HUGE", TINY)
