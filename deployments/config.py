@@ -83,8 +83,8 @@ class ModelConfig(Strict):
             and decoding for each of a picture, beside the weights; None is measured at the start.
         num_threads: torch's threads on a CPU; None leaves torch's choice.
         reference_pixels: how many pixels, about, the denoiser sees of each picture that an edit
-            looks at, whatever the size drawn; each 256 of them are a token. None leaves it to the
-            checkpoint.
+            looks at, whatever the size drawn; each 256 of them are a token. 0 is as many as are
+            drawn, None leaves it to the checkpoint.
         quantization: bits of the large modules' weights: ``int8`` and ``fp8`` by torchao, ``nf4``
             by bitsandbytes (CUDA alone).
         gguf: a GGUF file with the denoiser, in place of the one in ``weights``.
@@ -122,7 +122,7 @@ class ModelConfig(Strict):
     denoise_bytes_per_token: float | None = Field(None, ge=0)
     decode_bytes_per_token: float | None = Field(None, ge=0)
     num_threads: int | None = Field(None, ge=1)
-    reference_pixels: int | None = Field(None, ge=32 * 32)
+    reference_pixels: int | None = Field(None, ge=0)
     quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
     gguf: str | None = None
     offload: Literal["none", "model", "group"] = "none"

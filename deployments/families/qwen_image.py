@@ -176,7 +176,9 @@ class QwenImage(Family):
         self._check(request)
         if request.task != "generate":
             return self._undrawn(request, weights)
-        references = [self._references.read(data) for data in request.images if self.is_editor]
+        output = (request.params.width or 0, request.params.height or 0)
+        images = request.images if self.is_editor else ()
+        references = [self._references.read(data, output) for data in images]
         seen = [reference.seen for reference in references]
         branches = self._steering(request, seen)
         start = self._start(request)

@@ -37,7 +37,8 @@ class QwenCheckpoint:
     Attributes:
         pipeline: a diffusers pipeline, as the holder of its modules.
         images: Qwen2.5-VL's picture processor; None for checkpoints that do not edit.
-        reference_pixels: about as many the denoiser sees of a reference.
+        reference_pixels: about as many the denoiser sees of a reference; 0 is as many as of the
+            output.
         placement: of the modules.
         bound_by: why no other transformer can take the place of this one; empty when one can.
     """
@@ -72,8 +73,9 @@ def read_checkpoint(config: ModelConfig, device: str, dtype: str) -> QwenCheckpo
     return QwenCheckpoint(
         pipeline=pipeline,
         images=image_processor(folder) if is_editor else None,
-        reference_pixels=config.reference_pixels
-        or index.get("_reference_pixels", REFERENCE_PIXELS),
+        reference_pixels=index.get("_reference_pixels", REFERENCE_PIXELS)
+        if config.reference_pixels is None
+        else config.reference_pixels,
         placement=place(pipeline, config, torch.device(device), device_map),
         bound_by=_bound(config, device_map),
     )

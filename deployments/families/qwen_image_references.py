@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SEEN_PIXELS: Final = 384 * 384
 #: Sides of references are multiples of this many pixels.
 _MULTIPLE: Final = 32
+#: Logarithm of the ratio of two shapes that are taken for the same.
+_SAME_SHAPE: Final = 0.12
 #: A longer and thinner picture would have a side of nearly nothing.
 _MAX_RATIO: Final = 100
 
@@ -41,15 +43,19 @@ class ReferenceReader:
 
     Args:
         factor: pixels of one of the denoiser's tokens' side.
-        num_pixels: that the denoiser sees of a reference, about, whatever the output's size.
+        num_pixels: that the denoiser sees of a reference, about, whatever the output's size; with
+            0 as many as of the output, at the same places where their shapes are nearly the same.
     """
 
     def __init__(self, factor: int, num_pixels: int) -> None:
         self._num_pixels = num_pixels
         self._processor = VaeImageProcessor(vae_scale_factor=factor)
 
-    def read(self, data: bytes) -> Reference:
-        """One encoded picture. Raises ``InvalidImage`` when it cannot be used."""
+    def read(self, data: bytes, output: tuple[int, int]) -> Reference:
+        """One encoded picture, for an output of this width and height.
+
+        Raises ``InvalidImage`` when it cannot be used.
+        """
         image = pictures.decode_image(data).convert("RGB")
         ratio = image.width / image.height
         if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
@@ -59,11 +65,19 @@ class ReferenceReader:
             )
             raise InvalidImage(message, param="images")
         seen_width, seen_height = size_of(SEEN_PIXELS, ratio)
-        width, height = size_of(self._num_pixels, ratio)
+        width, height = self._size(ratio, output)
         return Reference(
             seen=self._processor.resize(image, seen_height, seen_width),
             pixels=self._processor.preprocess(image, height, width),
         )
+
+    def _size(self, ratio: float, output: tuple[int, int]) -> tuple[int, int]:
+        if self._num_pixels:
+            return size_of(self._num_pixels, ratio)
+        width, height = output
+        if abs(math.log(ratio * height / width)) < _SAME_SHAPE:
+            return output
+        return size_of(width * height, ratio)
 
 
 def size_of(num_pixels: int, ratio: float) -> tuple[int, int]:

@@ -34,9 +34,9 @@ SCHEDULE: Final[dict[str, Any]] = {
     "use_dynamic_shifting": True,
 }
 
-#: That the denoiser sees of a reference: as many as of a picture of 512 by 512, so that to copy it
-#: is to look at the same place.
-REFERENCE_PIXELS: Final = 512 * 512
+#: That the denoiser sees of a reference: as many as of the output, so that to copy it is to look at
+#: the same place.
+REFERENCE_PIXELS: Final = 0
 
 _SPECIAL: Final = re.compile(r"<\|[a-z_]+\|>")
 

@@ -18,7 +18,7 @@ from deployments.config import ModelConfig
 from deployments.errors import InvalidImage, InvalidRequest, UnsupportedField
 from deployments.families.base import Family
 from deployments.families.qwen_image_denoiser import pack, unpack
-from deployments.families.qwen_image_references import size_of
+from deployments.families.qwen_image_references import ReferenceReader, size_of
 from deployments.host import ModelHost
 from tests.deployments.families.driver import draw, inpainted, png, states_of
 from tests.deployments.families.qwen_image.stock import Stock
@@ -119,6 +119,22 @@ def test_two_pictures_are_those_of_seeds_one_apart(load_qwen: Load, stock_qwen: 
 )
 def test_size_of_is_about_the_pixels(num_pixels: int, ratio: float, size: tuple[int, int]) -> None:
     assert size_of(num_pixels, ratio) == size
+
+
+@pytest.mark.parametrize(
+    ("picture", "output", "seen"),
+    [
+        pytest.param((300, 200), (480, 320), (480, 320), id="same shape"),
+        pytest.param((300, 200), (496, 320), (496, 320), id="nearly the same"),
+        pytest.param((100, 400), (512, 512), (256, 1024), id="another shape"),
+    ],
+)
+def test_references_without_a_size_of_their_own_lie_at_the_outputs_places(
+    picture: tuple[int, int], output: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    data = png(np.zeros((picture[1], picture[0], 3), np.uint8))
+    reference = ReferenceReader(16, 0).read(data, output)
+    assert tuple(reference.pixels.shape[:1:-1]) == seen
 
 
 def test_pack_is_the_stock_order_and_unpack_its_way_back() -> None:
