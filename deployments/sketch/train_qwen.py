@@ -46,17 +46,25 @@ from deployments.sketch.sheets import Format, draw_sheet
 from deployments.sketch.thumbnails import thumbnails
 from deployments.sketch.wording import captioned
 
-#: Sizes of drawings, and of edits with their references, in both halves of the lesson.
-_DRAWINGS: Final = (
-    (Format(256, 256, 16), Format(384, 256, 10), Format(256, 384, 10), Format(192, 192, 28)),
-    (Format(512, 512, 4), Format(512, 512, 4), Format(384, 384, 8), Format(768, 512, 3)),
+#: From which share of the lesson on -> sizes of drawings, and of edits with their references. What
+#: words mean is learnt on tiny pictures, of which many make a batch.
+_PLAN: Final[tuple[tuple[float, tuple[Format, ...], tuple[Format, ...]], ...]] = (
+    (
+        0.0,
+        (Format(128, 128, 48), Format(192, 192, 28), Format(192, 128, 36), Format(256, 256, 16)),
+        (Format(128, 128, 32), Format(128, 128, 32), Format(192, 160, 18), Format(192, 192, 14)),
+    ),
+    (
+        0.45,
+        (Format(192, 192, 28), Format(256, 256, 16), Format(384, 256, 10), Format(256, 384, 10)),
+        (Format(192, 192, 14), Format(256, 256, 8), Format(256, 256, 8), Format(320, 224, 7)),
+    ),
+    (
+        0.75,
+        (Format(256, 256, 16), Format(512, 512, 4), Format(512, 512, 4), Format(384, 384, 8)),
+        (Format(256, 256, 8), Format(512, 512, 2), Format(512, 512, 2), Format(384, 384, 4)),
+    ),
 )
-_EDITS: Final = (
-    (Format(256, 256, 8), Format(256, 256, 8), Format(320, 224, 7), Format(224, 288, 8)),
-    (Format(512, 512, 2), Format(512, 512, 2), Format(448, 576, 2), Format(384, 384, 4)),
-)
-#: Share of the lesson with small pictures.
-_SMALL: Final = 0.7
 #: Share of the batches that are edits, and of those the ones that look at two pictures.
 _EDITING: Final = 0.68
 _COMBINING: Final = 0.12
@@ -75,9 +83,10 @@ _FOREIGN: Final = 0.35
 _CHANGED: Final = 4.0
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
-#: Share of the small edits whose pictures the language model sees in as many tokens as it will; the
-#: others' tokens, which say nothing either, are few.
-_SEEN_WHOLE: Final = 0.25
+#: Share of the edits whose pictures the language model sees in as many tokens as it will, beside
+#: all of batches as small as this; the others' tokens, which say nothing either, are few.
+_SEEN_WHOLE: Final = 0.15
+_FEW_EDITS: Final = 4
 _FEW: Final[Grid] = (2, 2)
 
 
@@ -97,10 +106,11 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
     lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
 
     def loss(progress: float) -> Tensor:
-        is_late = begin + (1 - begin) * progress > _SMALL
+        share = begin + (1 - begin) * progress
+        _, drawings, edits = max(stage for stage in _PLAN if stage[0] <= share)
         if rng.random() < _EDITING:
-            return _editing_loss(model, reader, rng.choice(_EDITS[is_late]), rng)
-        return _drawing_loss(model, reader, rng.choice(_DRAWINGS[is_late]), rng)
+            return _editing_loss(model, reader, rng.choice(edits), rng)
+        return _drawing_loss(model, reader, rng.choice(drawings), rng)
 
     lesson.run(loss, partial(save_first, folder / "transformer"))
 
@@ -118,7 +128,7 @@ def _editing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> 
     *references, clean = _pictures(edits, form, rng)
     texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
     changed = (clean - references[0]).abs().amax(dim=1, keepdim=True) > 0.1
-    is_whole = form in _EDITS[1] or rng.random() < _SEEN_WHOLE
+    is_whole = form.count <= _FEW_EDITS or rng.random() < _SEEN_WHOLE
     grids = _grids(references) if is_whole else [_FEW] * num_pictures
     counts = 1 + (_CHANGED - 1) * changed
     return _flow_loss(

@@ -170,8 +170,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 def test_every_trainer_trains_on(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for sizes in ("_DRAWINGS", "_EDITS"):
-        monkeypatch.setattr(train_qwen, sizes, (TINY, TINY))
+    monkeypatch.setattr(train_qwen, "_PLAN", ((0.0, TINY, TINY),))
     monkeypatch.setattr(train_autoencoder, "_SIZES", (((64, 64), 2),))
     monkeypatch.setattr(train_qwen_text, "_BATCH", 4)
     before = {file: file.read_bytes() for file in begun.rglob("*.safetensors")}
