@@ -3,9 +3,9 @@
     python -m benchmarks.steering [--model sdxl-turbo] [--steps 4] [--guidance 2] [--size 512]
                                   [--count 6] [--weights deployments/sketch/weights]
 
-A negative prompt shall take away what it names and leave the time of day; the change that an edit
-makes shall grow with its strength, from next to none to what the prompt says; guidance shall leave
-shapes their colours.
+A negative prompt shall take away what it names and leave the day; the change that an edit makes
+shall grow with its strength, from next to none to what the prompt says; at any guidance shapes
+shall have their colours, grounds and kinds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.pictures import (
     time_of,
     truths_of,
 )
-from deployments.sketch.assemble import TURBO
+from deployments.sketch.assemble import BASE, TURBO
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import random_landscape
 from deployments.types import GenerationRequest, SamplingParams
@@ -49,19 +49,22 @@ _THINGS: Final = {
 _STRENGTHS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
 _GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
 _SEED: Final = 3_000_017
-_FAMILIES: Final = {TURBO: "stable-diffusion-xl"}
+_FAMILIES: Final = {TURBO: "stable-diffusion-xl", BASE: "stable-diffusion"}
 
 
-def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float]]:
-    """Thing -> shares of pictures that show it when it is named, and when it is refused, too."""
+def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float, float]]:
+    """Thing -> shares of pictures that show it when it is named, that show it when it is refused,
+    too, and that are still by day then."""
     seen = {}
     for thing, named in _THINGS.items():
         truths = truths_of(thing, "field", "day", Random(_SEED))
         shows = partial(is_with, truths=truths)
         prompt = f"a field by day with {named}"
         asked = [shows(ask(prompt, seed=seed)) for seed in range(count)]
-        refused = [shows(ask(prompt, negative=named, seed=seed)) for seed in range(count)]
-        seen[thing] = (float(np.mean(asked)), float(np.mean(refused)))
+        refused = [ask(prompt, negative=named, seed=seed) for seed in range(count)]
+        still_there = [shows(picture) for picture in refused]
+        by_day = [time_of(picture) == "day" for picture in refused]
+        seen[thing] = tuple(float(np.mean(share)) for share in (asked, still_there, by_day))
     return seen
 
 
@@ -130,18 +133,18 @@ def asking(easel: Easel, steps: int, guidance: float, size: int) -> Ask:
 def main() -> None:
     """Draw, measure, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=TURBO)
+    parser.add_argument("--model", choices=tuple(_FAMILIES), default=TURBO)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     given = parser.parse_args()
-    family = _FAMILIES.get(given.model, "stable-diffusion")
-    easel = Easel(family, given.weights / given.model)
+    easel = Easel(_FAMILIES[given.model], given.weights / given.model)
     ask = asking(easel, given.steps, given.guidance, given.size)
-    for thing, (asked, refused) in measure_negatives(ask, given.count).items():
-        print(f"{thing:10} named {100 * asked:5.1f} %, named and refused {100 * refused:5.1f} %")
+    for thing, shares in measure_negatives(ask, given.count).items():
+        named, refused, by_day = (100 * share for share in shares)
+        print(f"{thing:10} {named:5.1f} % named, {refused:5.1f} % refused, {by_day:5.1f} % by day")
     for strength, (change, follows) in measure_strengths(ask, given.count, given.size).items():
         print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")
     for guidance, right in measure_guidances(ask, given.count).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -122,7 +122,7 @@ class ModelConfig(Strict):
     denoise_bytes_per_token: float | None = Field(None, ge=0)
     decode_bytes_per_token: float | None = Field(None, ge=0)
     num_threads: int | None = Field(None, ge=1)
-    reference_pixels: int | None = Field(None, ge=0)
+    reference_pixels: Literal[0] | Annotated[int, Field(ge=32 * 32)] | None = None
     quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
     gguf: str | None = None
     offload: Literal["none", "model", "group"] = "none"

@@ -38,7 +38,7 @@ class Sources:
 
     @property
     def digests(self) -> tuple[tuple[str, str], ...]:
-        """Those names, each with what tells where its weights are from, and tells no more."""
+        """Those names, each with a hash of where its weights are from."""
         with self._lock:
             table = sorted(self._table.items())
         return tuple((name, sha256(origin.encode()).hexdigest()[:12]) for name, origin in table)

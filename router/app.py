@@ -158,8 +158,8 @@ def gateway(settings: Settings, models: Models) -> FastAPI:
     app.openapi = partial(_describe, app, app.openapi)  # type: ignore[method-assign]
     auth = Authenticator(api_key=settings.api_key)
     _mount(app, _apis(settings, service, auth, fetcher, webhooks, options, live))
-    # NOTE: else FastAPI makes them at the first request, under ``warnings.catch_warnings``, which
-    # no two threads of a process can enter at once.
+    # NOTE: describing the routes makes their fields. Else FastAPI makes them at the first request,
+    # under ``warnings.catch_warnings``, which no two threads of a process can enter at once.
     app.openapi()
     return app
 

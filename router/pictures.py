@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,18 +33,16 @@ def inspect(data: bytes, *, param: str = "image") -> PictureFacts:
     if not data:
         raise InvalidImage(f"{param} is empty", param=param)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-                width, height = image.size
-                facts = PictureFacts(
-                    width=width,
-                    height=height,
-                    format=image.format or "",
-                    has_alpha=image.has_transparency_data,
-                )
-                turned = width * height <= MAX_INPUT_PIXELS and _is_turned(image)
-    except Image.DecompressionBombError:
+        with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
+            width, height = image.size
+            facts = PictureFacts(
+                width=width,
+                height=height,
+                format=image.format or "",
+                has_alpha=image.has_transparency_data,
+            )
+            turned = width * height <= MAX_INPUT_PIXELS and _is_turned(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidImage(
             f"{param} has too many pixels; accepted: at most {MAX_INPUT_PIXELS}", param=param
         ) from None

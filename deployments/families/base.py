@@ -33,7 +33,7 @@ class Family(ABC):
         schedulers, sigmas: accepted names of ``SamplingParams.scheduler`` and ``.sigmas``.
         options: fields of ``ModelConfig`` that this family heeds and not all do.
         reference_side: about how many pixels of a side the family reads of an input picture,
-            whatever the size it draws.
+            whatever the size it draws; 0 is that size.
         uses_torch: whether it needs a ``TorchRunner``; else an ``InlineRunner`` will do.
         has_latents: whether it does the tasks ``encode`` and ``decode``, starts from
             ``GenerationRequest.latents`` and has ``latents``; the gateway asks nothing of the sort

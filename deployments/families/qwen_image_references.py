@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 SEEN_PIXELS: Final = 384 * 384
 #: Sides of references are multiples of this many pixels.
 _MULTIPLE: Final = 32
-#: Logarithm of the ratio of two shapes that are taken for the same.
+#: The largest logarithm of the ratio of two shapes that are taken for the same, the one stretched
+#: into the other.
 _SAME_SHAPE: Final = 0.12
 #: A longer and thinner picture would have a side of nearly nothing.
 _MAX_RATIO: Final = 100

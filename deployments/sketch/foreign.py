@@ -18,11 +18,13 @@ from deployments.sketch.landscape import HORIZON
 Pixels = NDArray[np.uint8]
 
 
-def retinted(pictures: list[Pixels], rng: Random) -> list[Pixels]:
-    """The last picture after the others: new colours for them, and for what it keeps of them.
+def retinted(pictures: list[Pixels], rng: Random, *, is_named: bool) -> list[Pixels]:
+    """New colours for pictures, and for what the last keeps of the others.
 
     Args:
         pictures: (height, width, 3) each; the last is what an edit makes of the others.
+        is_named: whether what the edit changes comes to look as its words say; what it uncovers
+            or moves has the new colours as all else.
     """
     *before, after = pictures
     gains = np.array([rng.uniform(0.75, 1.4) for _ in range(3)], dtype=np.float32)
@@ -38,10 +40,10 @@ def retinted(pictures: list[Pixels], rng: Random) -> list[Pixels]:
         tinted: Pixels = values.clip(0, 255).astype(np.uint8)
         return tinted
 
-    kept = np.zeros(after.shape[:2], dtype=bool)
-    for picture in before:
-        kept |= (picture == after).all(axis=-1)
-    return [*map(tint, before), np.where(kept[..., None], tint(after), after)]
+    if not is_named:
+        return list(map(tint, pictures))
+    kept = (before[0] == after).all(axis=-1, keepdims=True)
+    return [*map(tint, before), np.where(kept, tint(after), after)]
 
 
 def with_horizon(pictures: list[Pixels], share: float) -> list[Pixels]:

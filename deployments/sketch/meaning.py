@@ -24,7 +24,14 @@ from deployments.sketch.scenes import (
 
 #: Kinds of edits, as ``edits`` asks for them.
 EDITS: Final = (
-    *("time", "add", "remove", "paint", "recolour", "ground", "reshape", "combine"),
+    "time",
+    "add",
+    "remove",
+    "paint",
+    "recolour",
+    "ground",
+    "reshape",
+    "combine",
     "sky",
 )
 

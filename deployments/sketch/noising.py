@@ -44,25 +44,30 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
 def strayed(clean: Tensor, noise: Tensor) -> Tensor:
     """Noise with a drift that a sampler's own mistakes make, in half of the rows.
 
-    Few steps, or much guidance, leave latents that are too bright, too pale, or a little of another
-    picture: as if their noise had a smooth part. A model that has met it leads back; one that has
-    not keeps it (Ning 2023, "Input perturbation reduces exposure bias in diffusion models").
+    Few steps, or much guidance, leave latents that are too bright or too pale, that show too much
+    of their picture or a little of another: as if their noise had a smooth part. A model that has
+    met it leads back; one that has not keeps it. (Ning 2023, "Input perturbation reduces exposure
+    bias in diffusion models", does so with white noise, and keeps it out of the target.)
     """
     rows = len(clean)
     sides = int(torch.randint(1, 7, (1,)))
     smooth = torch.randn(rows, clean.shape[1], sides, sides, device=clean.device)
     smooth = interpolate(smooth, clean.shape[2:], mode="bilinear", align_corners=False)
-    other = clean - clean.roll(1, 0)
+    other = clean.roll(1, 0) - clean
     drift = torch.where(_tossed(rows, 0.5, clean.device), smooth, other)
-    share = 0.4 * torch.rand(rows, 1, 1, 1, device=clean.device)
+    share = 0.8 * torch.rand(rows, 1, 1, 1, device=clean.device) - 0.4
     return noise + drift * share * _tossed(rows, 0.5, clean.device)
 
 
-def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """``noised`` with fresh noise, strayed but where a picture begins, and the velocity."""
+def fresh_noise(clean: Tensor, begins: Tensor) -> Tensor:
+    """New noise for latents (n, ...), strayed but in those rows (n,) where a picture begins."""
     noise = torch.randn_like(clean)
-    begins = (timesteps == NUM_TIMESTEPS - 1).view(-1, 1, 1, 1)
-    return noised(clean, torch.where(begins, noise, strayed(clean, noise)), timesteps)
+    return torch.where(begins.view(-1, 1, 1, 1), noise, strayed(clean, noise))
+
+
+def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """``noised`` with ``fresh_noise``: latents at these timesteps, and the velocity there."""
+    return noised(clean, fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1), timesteps)
 
 
 def _tossed(rows: int, chance: float, device: torch.device) -> Tensor:

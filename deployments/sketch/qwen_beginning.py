@@ -1,7 +1,7 @@
 """What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: copy.
 
-An edit mostly copies. The denoiser begins as one that copies the first reference exactly, at every
-noise level, and draws nothing where there is none; what a lesson adds is what differs.
+An edit mostly copies. The denoiser begins as one that copies the first reference exactly, down to
+little noise, and draws nothing where there is none; what a lesson adds is what differs.
 Three things make it so, and no lesson changes them (``hold``):
 
 - The first layer has two attention heads that look from each place of the picture to the same place
@@ -9,7 +9,8 @@ Three things make it so, and no lesson changes them (``hold``):
   decide, and their energies are chosen so that the same place of the right frame wins. Where there
   is none, the text's tokens win, which say nothing.
 - Large constants stand beside what a token holds, so that layer norms hardly change it, and with
-  each number its negative, so that the mean they take away is nothing.
+  each number of its own the negative, so that the mean they take away is nothing before the heads
+  look; at the end it cancels, as one number is taken from another.
 - The last layer is the flow away from what the first head found: what is noisy less what is there,
   by the noise level. For x = (1 - s) x0 + s e the flow e - x0 is (x - x0) / s.
 """
@@ -98,17 +99,25 @@ def _set_looking(attention: Any, config: Any) -> None:
     sides = (axes[0], axes[0] + axes[1])
     turning = [0, 1, *(side + k for side in sides for k in range(2 * len(_SIDE)))]
     meeting = [axes[0] - 2, axes[0] - 1]
-    scores = (_FRAME + 2 * sum(_SIDE)) * _SHARP**2 * math.sqrt(size) / size
-    loud = math.sqrt((scores - _MARGIN) / math.sqrt(_TEXT))
+    places = _FRAME + 2 * sum(_SIDE)
+    # Queries and keys are as long as the square root of their size, by their norms, so the text's
+    # score is the query's part that meets it times ``loud`` twice.
+    score = _SHARP**2 * math.sqrt(size * places / (places + _TEXT))
+    loud = math.sqrt((score - _MARGIN) / math.sqrt(size * _TEXT / (places + _TEXT)))
     for norm in (attention.norm_q, attention.norm_k):
         norm.weight[turning] = _SHARP
     for norm in (attention.norm_q, attention.norm_added_k):
         norm.weight[meeting] = loud
     looking = 2 * size
-    for linear in (attention.to_q, attention.to_k, attention.add_q_proj, attention.add_k_proj):
+    softened = (
+        (attention.to_q, (turning, _SHARP), (meeting, loud)),
+        (attention.to_k, (turning, _SHARP)),
+        (attention.add_k_proj, (meeting, loud)),
+    )
+    for linear, *parts in softened:  # for the other heads, which are to learn
         heads = linear.weight.view(-1, size, linear.in_features)
-        heads[:, turning] *= 1 / _SHARP
-        heads[:, meeting] *= 1 / loud
+        for dimensions, factor in parts:
+            heads[:, dimensions] /= factor
         linear.weight[:looking] = 0
         linear.bias[:looking] = 1e-3
     for value in (attention.to_v, attention.add_v_proj):
@@ -204,7 +213,9 @@ def _looked_at(width: int) -> list[int]:
     return [part * width + place for part in range(3) for place in _kept(width)]
 
 
-def _let_be(parameter: Tensor, *, rows: list[int] | None = None, columns: Any = None) -> None:
+def _let_be(
+    parameter: Tensor, *, rows: list[int] | None = None, columns: list[int] | None = None
+) -> None:
     """Leave these rows or columns out of every gradient."""
     taken = torch.ones_like(parameter)
     if rows is not None:

@@ -34,8 +34,8 @@ SCHEDULE: Final[dict[str, Any]] = {
     "use_dynamic_shifting": True,
 }
 
-#: That the denoiser sees of a reference: as many as of the output, so that to copy it is to look at
-#: the same place.
+#: That the denoiser sees of a reference; 0 is as many as of the output, so that to copy it is to
+#: look at the same place.
 REFERENCE_PIXELS: Final = 0
 
 _SPECIAL: Final = re.compile(r"<\|[a-z_]+\|>")

@@ -4,7 +4,8 @@
                                                  [--times 1] [--guided] [--rate 0.02]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
-trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too.
+trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too; that
+comes after ``train_turbo``, which writes this UNet anew.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
-from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, save_first
+from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, rooted, save_first
 from deployments.sketch.noising import NUM_TIMESTEPS, noised_astray
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
@@ -58,10 +59,15 @@ def teach(
     begin: float,
     times: int,
     seed: int,
-    rate: float = 2e-2,
-    is_guided: bool = False,
+    rate: float,
+    is_guided: bool,
 ) -> None:
-    """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
+    """Train for some minutes.
+
+    Args:
+        begin: share of the sizes' plan that is skipped.
+        is_guided: whether guidance is part of it, see ``guided_loss``.
+    """
     torch.manual_seed(seed)
     rng = Random(seed)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -72,14 +78,14 @@ def teach(
     nothing = embed(tokenizer, encoder, [""])
 
     def loss(progress: float) -> Tensor:
-        form = pick_format(begin + (1 - begin) * progress, rng)
+        form = _pick_format(begin + (1 - begin) * progress, rng)
         clean, captions = draw_sheet(form, captioned, rng, times)
         clean = clean.to(model.device)
         if is_guided:
             text = embed(tokenizer, encoder, captions)
             return guided_loss(model, clean, text, nothing, form)
-        return denoising_loss(
-            model, clean, embed(tokenizer, encoder, forgotten(captions, rng)), form
+        return _denoising_loss(
+            model, clean, embed(tokenizer, encoder, _forgotten(captions, rng)), form
         )
 
     lesson.run(loss, partial(save_first, folder / "unet"))
@@ -100,14 +106,14 @@ def made_trainable(model: Any) -> Any:
     return model.to(device, memory_format=torch.channels_last)
 
 
-def pick_format(progress: float, rng: Random) -> Format:
+def _pick_format(progress: float, rng: Random) -> Format:
     """A size of the plan's for this share of the lesson."""
     _, kinds = max(step for step in _PLAN if step[0] <= progress)
     [forms] = rng.choices([forms for _, forms in kinds], [weight for weight, _ in kinds])
     return rng.choice(forms)
 
 
-def forgotten(captions: Sequence[str], rng: Random) -> list[str]:
+def _forgotten(captions: Sequence[str], rng: Random) -> list[str]:
     """The captions, some of them empty."""
     return ["" if rng.random() < UNNAMED else caption for caption in captions]
 
@@ -132,15 +138,13 @@ def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> Tensor:
     return hidden
 
 
-def denoising_loss(
-    model: Any, clean: Tensor, text: Tensor, form: Format, **conditions: Any
-) -> Tensor:
+def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Tensor:
     """Error of the velocity at random timesteps, later ones for larger pictures."""
-    timesteps = random_timesteps(len(clean), form).to(clean.device)
+    timesteps = _random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity = noised_astray(clean, timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
     with reduced_precision(clean.device):
-        predicted = model(noisy, timesteps, text, return_dict=False, **conditions)[0]
+        predicted = model(noisy, timesteps, text, return_dict=False)[0]
     return velocity_loss(predicted, velocity)
 
 
@@ -153,7 +157,7 @@ def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: 
     Args:
         nothing: what the empty text says, (1, 77, width).
     """
-    timesteps = random_timesteps(len(clean), form).to(clean.device)
+    timesteps = _random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity = noised_astray(clean, timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
     with reduced_precision(clean.device):
@@ -173,16 +177,11 @@ def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: 
 
 
 def velocity_loss(predicted: Tensor, velocity: Tensor) -> Tensor:
-    """Mean root of each picture's mean squared error.
-
-    The root lets flat shapes, whose errors are small, count as much as landscapes.
-    """
-    errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
-    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
-    return loss
+    """Mean root of each picture's mean squared error."""
+    return rooted((predicted.float() - velocity).square().mean(dim=(1, 2, 3)), _SMALL_ERROR)
 
 
-def random_timesteps(count: int, form: Format) -> Tensor:
+def _random_timesteps(count: int, form: Format) -> Tensor:
     """Uniform ones, bent towards noise with the size: noise hides less of what is large."""
     bend = max(form.width * form.height, 1) ** 0.5 / 256
     uniform = torch.rand(count) ** (1 / max(bend, 1) ** 0.7)

@@ -44,9 +44,9 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
         clean, captions = draw_sheet(form, partial(_drawn, look), rng)
-        text = encoder(tokens(tokenizer, captions).to(model.device)).last_hidden_state
-        nothing = encoder(tokens(tokenizer, [""]).to(model.device)).last_hidden_state
-        return guided_loss(model, clean.to(model.device), text, nothing, form)
+        ids = tokens(tokenizer, [*captions, ""]).to(model.device)
+        said = encoder(ids).last_hidden_state
+        return guided_loss(model, clean.to(model.device), said[:-1], said[-1:], form)
 
     lesson.run(loss, partial(_save, folder))
 

@@ -25,17 +25,18 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from deployments.families.flow_schedulers import shift_exponent
 from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
+from deployments.sketch.attention import plain_attention
 from deployments.sketch.command import command_line, read
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.foreign import Pixels, retinted, with_horizon
 from deployments.sketch.lesson import (
     Lesson,
     pick_device,
-    plain_attention,
     reduced_precision,
+    rooted,
     save_first,
 )
-from deployments.sketch.noising import strayed
+from deployments.sketch.noising import fresh_noise
 from deployments.sketch.painter import paint
 from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
@@ -79,6 +80,8 @@ _LITTLE_NOISE: Final = 0.3
 _SMALL_ERROR: Final = 0.003
 #: Share of the edits whose colours, and of the landscapes' whose horizon, are not the drawer's.
 _FOREIGN: Final = 0.35
+#: Edits whose words do not say what what they change comes to look like.
+_UNNAMING: Final = ("remove", "reshape", "combine")
 #: How much more what an edit changes counts than what it keeps.
 _CHANGED: Final = 4.0
 #: Pixels of a side of what the language model sees as one token.
@@ -155,7 +158,9 @@ def _painted(edit: Edit, form: Format, rng: Random) -> list[Pixels]:
     pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
     if rng.random() < _FOREIGN and isinstance(edit.after, Landscape):
         pictures = with_horizon(pictures, rng.uniform(0.42, 0.75))
-    return retinted(pictures, rng) if rng.random() < _FOREIGN else pictures
+    if rng.random() >= _FOREIGN:
+        return pictures
+    return retinted(pictures, rng, is_named=edit.asks["edit"] not in _UNNAMING)
 
 
 def _flow_loss(
@@ -179,8 +184,7 @@ def _flow_loss(
     pictures = [qwen_latents(picture.to(model.device)) for picture in (clean, *references)]
     sigmas = _random_sigmas(len(clean), grid(clean)).to(clean.device)
     spread = sigmas[:, None, None, None]
-    noise = torch.randn_like(clean)
-    noise = qwen_latents(torch.where(spread == 1, noise, strayed(clean, noise)))
+    noise = qwen_latents(fresh_noise(clean, sigmas == 1))
     noisy = (1 - spread) * pictures[0] + spread * noise
     wanted = pack(noise - pictures[0])[..., :NUM_SAYING]
     weights = 1.0 if counts is None else pack(counts.expand_as(clean).to(clean.device))
@@ -199,9 +203,7 @@ def _flow_loss(
     errors = ((said - wanted).square() * weights).mean(dim=(1, 2))
     # Where little noise is left, what counts is the picture, which is that much less in error.
     errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
-    # The root lets edits of little things count as much as those of all of a picture.
-    loss: Tensor = (errors + _SMALL_ERROR).sqrt().mean()
-    return loss
+    return rooted(errors, _SMALL_ERROR)
 
 
 def _grids(references: Sequence[Tensor]) -> list[Grid]:

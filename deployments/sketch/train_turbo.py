@@ -36,7 +36,7 @@ from deployments.sketch.train_denoiser import (
 from deployments.sketch.turbo import (
     LOUD,
     amplify,
-    both_said,
+    beside_silence,
     plain_unet,
     turbo_encoders,
     turbo_unet,
@@ -121,7 +121,7 @@ def embed(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Tensor
     hidden = encoder(ids).last_hidden_state
     ends = (ids == tokenizer.eos_token_id).int().argmax(dim=1)
     pooled = layer_norm(hidden[torch.arange(len(ids), device=ids.device), ends], hidden.shape[-1:])
-    return both_said(hidden), pooled
+    return beside_silence(hidden), pooled
 
 
 def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format) -> Tensor:

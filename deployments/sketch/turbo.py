@@ -31,10 +31,11 @@ LOUD: Final = 16.0
 @torch.no_grad()
 def turbo_encoders(tokenizer: Any, trained: Any) -> tuple[Any, Any]:
     """SDXL's two text encoders, from Stable Diffusion 1's."""
-    first = CLIPTextModel(text_config(tokenizer, width=SILENT_WIDTH, num_layers=2))
+    num_layers = NUM_LAYERS + 2  # of both, as a request that skips some skips them of both
+    first = CLIPTextModel(text_config(tokenizer, width=SILENT_WIDTH, num_layers=num_layers))
     for parameter in first.parameters():
         parameter.zero_()
-    config = text_config(tokenizer, num_layers=NUM_LAYERS + 2)
+    config = text_config(tokenizer, num_layers=num_layers)
     # NOTE: a norm of small numbers is the same only if what guards it from zero is as small.
     config.layer_norm_eps = trained.config.layer_norm_eps * _SMALL**2
     second = CLIPTextModelWithProjection(config)
@@ -43,8 +44,8 @@ def turbo_encoders(tokenizer: Any, trained: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def both_said(hidden: torch.Tensor) -> torch.Tensor:
-    """What both encoders say (n, tokens, width), of what the second does."""
+def beside_silence(hidden: torch.Tensor) -> torch.Tensor:
+    """What both encoders say (..., width), or what hears it, of the second one's alone."""
     return torch.nn.functional.pad(hidden, (SILENT_WIDTH, 0))
 
 
@@ -78,7 +79,7 @@ def turbo_unet(trained: Any) -> UNet2DConditionModel:
     state = copy.copy(trained.state_dict())
     for name, tensor in state.items():
         if "attn2.to_k" in name or "attn2.to_v" in name:
-            state[name] = both_said(tensor) / LOUD
+            state[name] = beside_silence(tensor) / LOUD
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith("add_embedding") for name in missing):
         raise ValueError(f"these UNets do not fit: {missing} {unexpected}")

@@ -175,8 +175,13 @@ async def test_table_of_weights_changes_while_the_host_runs() -> None:
         return set((await model.load()).resident_weights)
 
     assert await resident_after("ann") == {"ann"}
+    before = dict((await model.card()).weights_digests)
     model.configure(LiveConfig(personal={"ann": "/c", "eve": "/e"}))
     assert (await model.card()).weights == ("ann", "bob", "eve")
+    after = dict((await model.card()).weights_digests)
+    assert set(before) == {"ann", "bob"}
+    assert set(after) == {"ann", "bob", "eve"}
+    assert (after["ann"] == before["ann"], after["bob"] == before["bob"]) == (False, True)
     assert await resident_after("eve") == {"ann", "eve"}
     assert await resident_after("ann") == {"ann", "eve", "ann#1"}
     model.configure(LiveConfig())

@@ -85,6 +85,12 @@ def test_loras_are_those_that_every_replica_has() -> None:
     assert offered.created == CARD.created
 
 
+def test_weights_and_their_digests_are_those_of_the_first_replica() -> None:
+    first = replace(CARD, weights=("ann",), weights_digests=(("ann", "0a"),))
+    offered = _offered(CARD, [first, CARD])
+    assert (offered.weights, offered.weights_digests) == (("ann",), (("ann", "0a"),))
+
+
 def test_digests_are_of_loras_that_are_offered() -> None:
     first = replace(CARD, loras=("ink", "wool"), lora_digests=(("ink", "0a"), ("wool", "0b")))
     offered = _offered(CARD, [first, CARD])

@@ -277,7 +277,7 @@ class Execution:
 
     def _contents(self, args: Mapping[str, Any]) -> dict[str, str]:
         """What names in the graph stand for: the key of a file's bytes, a start of a model, the id
-        of weights; all of them, where a name has several meanings."""
+        or the digest of weights; all of them, where a name has several meanings."""
         keys = self._canvas.job.requests[0].image_keys
         contents = {name: keys[place] for name, place in args["inputs"].items()}
 
@@ -291,7 +291,7 @@ class Execution:
             for name, digest in card.lora_digests:
                 add((name, f"{name}{LORA_EXTENSION}"), digest)
             for name, digest in card.weights_digests:
-                add((name, f"{card.id}/{name}"), digest)
+                add((name, f"{card.id}/{name}"), f"{card.created} {digest}")
         for own in self._canvas.job.own:
             names = own.name, f"{own.base}/{own.name}", f"{own.name}{LORA_EXTENSION}"
             add(names, own.source.id)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deployments.families import schedulers
-from deployments.sketch.noising import NOISE, NUM_TIMESTEPS, noised, strayed
+from deployments.sketch.noising import NOISE, NUM_TIMESTEPS, noised, noised_astray, strayed
 from deployments.types import SamplingParams
 
 #: torchsde rounds the ends of the Brownian path apart in the last digit and says so.
@@ -30,12 +30,35 @@ def test_noised_keeps_next_to_nothing_at_the_end_and_all_at_the_start() -> None:
 
 def test_strayed_noise_has_a_smooth_part_in_half_of_the_rows() -> None:
     torch.manual_seed(0)
-    clean, noise = torch.randn(2, 400, 4, 16, 16)
-    drift = strayed(clean, noise) - noise
-    is_plain = (drift == 0).all(dim=(1, 2, 3))
-    assert 0.4 < is_plain.float().mean() < 0.6
-    assert drift.abs().max() < 4
-    assert 0.05 < drift[~is_plain].std() < 0.4
+    noise = torch.randn(400, 4, 16, 16)
+    drift = strayed(torch.zeros_like(noise), noise) - noise
+    strays = (drift != 0).any(dim=3).any(dim=2).any(dim=1)
+    assert 0.15 < strays.float().mean() < 0.35  # of those, half would be of another picture: none
+    moved = drift[strays]
+    neighbours = torch.stack([moved[..., 1:].flatten(), moved[..., :-1].flatten()])
+    assert torch.corrcoef(neighbours)[0, 1] > 0.8
+
+
+def test_strayed_noise_leads_towards_another_picture_or_away_from_it() -> None:
+    torch.manual_seed(0)
+    clean = torch.tensor([1.0, -1.0]).repeat(200).view(400, 1, 1, 1).expand(400, 4, 8, 8)
+    drift = (strayed(clean, torch.zeros_like(clean)) * clean).mean(dim=(1, 2, 3))
+    assert drift.min() < -0.4  # the other picture is two away
+    assert drift.max() > 0.4
+
+
+def test_noise_is_plain_where_a_picture_begins() -> None:
+    torch.manual_seed(0)
+    clean = torch.randn(200, 4, 8, 8)
+    timesteps = torch.tensor([NUM_TIMESTEPS - 1, 500]).repeat(100)
+    noisy, velocity = noised_astray(clean, timesteps)
+    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
+    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
+    assert torch.allclose(signal * noisy - spread * velocity, clean, atol=1e-4)
+    noise = signal * velocity + spread * noisy
+    smooth = noise.mean(dim=(2, 3))
+    assert smooth[0::2].std() == pytest.approx(0.125, rel=0.2)  # of the mean of 64 numbers
+    assert smooth[1::2].std() > 0.15
 
 
 def test_noised_is_what_schedulers_noise_with() -> None:

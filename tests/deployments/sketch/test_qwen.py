@@ -20,11 +20,9 @@ from deployments.sketch.lesson import Muon
 from deployments.sketch.meaning import EDIT_QUESTIONS, edit_answers
 from deployments.sketch.painter import paint
 from deployments.sketch.qwen_beginning import (
-    FIRST,
     NUM_CONSTANTS,
     NUM_HELD,
     NUM_SAYING,
-    OWN,
     hold,
 )
 from deployments.sketch.qwen_reader import QwenReader
@@ -127,16 +125,29 @@ def test_what_copies_stays_while_the_denoiser_learns(begun: Path) -> None:
         ).sample
         (said[..., :NUM_SAYING] - 1).square().mean().backward()
         muon.step(1e-2)
-    after = dict(model.named_parameters())
-    assert torch.equal(after["img_in.weight"], before["img_in.weight"])
-    own, first = (after["proj_out.weight"][:NUM_SAYING, part] for part in (OWN, FIRST))
-    assert torch.equal(own, torch.eye(NUM_SAYING))
-    assert torch.equal(first, -torch.eye(NUM_SAYING))
-    for block in model.transformer_blocks[1:]:
-        for writing in (block.attn.to_out[0], block.img_mlp.net[2]):
-            assert not writing.weight[:NUM_HELD].any()
-            assert writing.weight[NUM_HELD:-NUM_CONSTANTS].any()
-    assert not torch.equal(after["proj_out.weight"], before["proj_out.weight"])
+    changed = {name: tensor != before[name] for name, tensor in model.named_parameters()}
+    looking = 2 * model.config.attention_head_dim
+    first = "transformer_blocks.0.attn"
+    for name in ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj"):
+        for part in ("weight", "bias"):
+            assert not changed[f"{first}.{name}.{part}"][:looking].any()
+    for name in ("norm_q", "norm_k", "norm_added_k"):
+        assert not changed[f"{first}.{name}.weight"].any()
+    assert not changed[f"{first}.to_out.0.weight"][:, :looking].any()
+    modulated = changed["transformer_blocks.0.img_mod.1.weight"].view(6, model.inner_dim, -1)
+    assert not modulated[:3, :NUM_HELD].any()
+    scaled = changed["norm_out.linear.weight"].view(2, model.inner_dim, -1)
+    assert not scaled[:, :NUM_HELD].any()
+    assert not changed["proj_out.weight"][:, :NUM_HELD].any()
+    for name in ("img_in.weight", "time_text_embed.timestep_embedder.linear_1.weight"):
+        assert not changed[name].any()
+    for number in range(len(model.transformer_blocks)):
+        for name in ("attn.to_out.0", "img_mlp.net.2"):
+            written = changed[f"transformer_blocks.{number}.{name}.weight"]
+            assert not written[:NUM_HELD].any()
+            assert written[NUM_HELD:-NUM_CONSTANTS].any()
+    for part in (modulated[:3], scaled, changed["proj_out.weight"][None]):
+        assert part.any()
 
 
 @torch.no_grad()

@@ -20,7 +20,9 @@ from deployments.sketch import (
     train_turbo,
 )
 from deployments.sketch.assemble import BASE, TURBO, assemble, first_noise, open_pipeline
-from deployments.sketch.lesson import Lesson, PlainAttention, orthogonal
+from deployments.sketch.attention import PlainAttention
+from deployments.sketch.lesson import Lesson, orthogonal
+from deployments.sketch.noising import noised
 from deployments.sketch.sheets import Format
 from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 
@@ -45,7 +47,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_autoencoder.teach(root / BASE / "vae", MOMENT, seed=0)
         for is_guided in (False, True):
             train_denoiser.teach(
-                root / BASE, MOMENT, begin=0.0, times=2, seed=0, is_guided=is_guided
+                root / BASE, MOMENT, begin=0.0, times=2, seed=0, rate=2e-2, is_guided=is_guided
             )
         train_personal.teach(root / "user", root / BASE, "user_123", MOMENT, seed=0)
         for huge in (0.0, 1.0):
@@ -69,9 +71,11 @@ def test_assembled_folders_draw(weights: Path, name: str) -> None:
 def test_trained_folders_hold_half_precision_and_no_pickles(weights: Path) -> None:
     files = [file for file in weights.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".safetensors"}
+    for name in (BASE, TURBO):
+        sizes = [file.stat().st_size for file in (weights / name).rglob("*") if file.is_file()]
+        assert sum(sizes) <= 25 * 2**20
     for file in files:
         if file.suffix == ".safetensors":
-            assert file.stat().st_size < 25_000_000
             assert all(t.dtype == torch.float16 for t in load_file(file).values())
 
 
@@ -140,6 +144,34 @@ def test_orthogonal_brings_all_singular_values_near_one() -> None:
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         values = torch.linalg.svdvals(orthogonal(matrix))
         assert ((values > 0.5) & (values < 1.4)).all()
+
+
+def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is right with text and says nothing without it, at steps late and early."""
+    torch.manual_seed(0)
+    clean, form = torch.randn(4, 4, 8, 8), Format(64, 64, 4)
+    text, nothing = torch.ones(4, 77, 8), torch.zeros(1, 77, 8)
+
+    def right_with_text(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
+        velocity = true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps)
+        return (velocity * said[:, :1, :1, None],)
+
+    for timestep, is_guided in ((950, False), (500, True)):
+        monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
+        monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
+        loss = train_denoiser.guided_loss(right_with_text, clean, text, nothing, form)
+        right, wrong = 0.01**0.5, 1.0
+        unguided = right + 0.5 * right + 0.25 * wrong
+        assert (loss > 2 * unguided) == is_guided
+        assert is_guided or abs(loss - unguided) < 0.1
+
+
+def true_velocity(
+    noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
+    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
+    return (signal * noisy - clean) / spread
 
 
 def test_plain_attention_is_attention() -> None:
