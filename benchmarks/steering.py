@@ -64,8 +64,12 @@ def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float, flo
         refused = [ask(prompt, negative=named, seed=seed) for seed in range(count)]
         still_there = [shows(picture) for picture in refused]
         by_day = [time_of(picture) == "day" for picture in refused]
-        seen[thing] = tuple(float(np.mean(share)) for share in (asked, still_there, by_day))
+        seen[thing] = (_share(asked), _share(still_there), _share(by_day))
     return seen
+
+
+def _share(answers: list[bool]) -> float:
+    return float(np.mean(answers))
 
 
 def measure_strengths(ask: Ask, count: int, size: int) -> dict[float, tuple[float, float]]:

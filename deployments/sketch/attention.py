@@ -34,9 +34,10 @@ def _attend(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     assert dropout_p == 0.0
-    assert not is_causal
+    assert not (is_causal or enable_gqa)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-1, -2)
     if attn_mask is not None:

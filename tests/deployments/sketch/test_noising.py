@@ -49,7 +49,7 @@ def test_strayed_noise_leads_towards_another_picture_or_away_from_it() -> None:
 
 def test_noise_is_plain_where_a_picture_begins() -> None:
     torch.manual_seed(0)
-    clean = torch.randn(200, 4, 8, 8)
+    clean = 2 * torch.randn(200, 4, 1, 1).expand(200, 4, 8, 8)
     timesteps = torch.tensor([NUM_TIMESTEPS - 1, 500]).repeat(100)
     noisy, velocity = noised_astray(clean, timesteps)
     spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
@@ -58,7 +58,7 @@ def test_noise_is_plain_where_a_picture_begins() -> None:
     noise = signal * velocity + spread * noisy
     smooth = noise.mean(dim=(2, 3))
     assert smooth[0::2].std() == pytest.approx(0.125, rel=0.2)  # of the mean of 64 numbers
-    assert smooth[1::2].std() > 0.15
+    assert smooth[1::2].std() > 0.2
 
 
 def test_noised_is_what_schedulers_noise_with() -> None:
