@@ -140,7 +140,7 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
             added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(clean), -1)},
             return_dict=False,
         )[0]
-    return velocity_loss(predicted, velocity)
+    return velocity_loss(predicted, velocity, clean)
 
 
 def _save(folder: Path, plain: Path, modules: Any) -> None:

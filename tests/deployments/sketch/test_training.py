@@ -146,6 +146,21 @@ def test_orthogonal_brings_all_singular_values_near_one() -> None:
         assert ((values > 0.5) & (values < 1.4)).all()
 
 
+def test_outlines_count_more_than_what_they_surround() -> None:
+    clean = torch.zeros(1, 4, 16, 16)
+    clean[:, :, 4:12, 4:12] = 1
+    shown = train_denoiser.outlines(clean)
+    assert shown.shape == (1, 1, 16, 16)
+    assert shown[0, 0, 8, 8] == shown[0, 0, 0, 0] == 0
+    assert shown[0, 0, 4, 8] > 0.2
+    edge, inside = torch.zeros_like(clean), torch.zeros_like(clean)
+    edge[:, :, 4, 8], inside[:, :, 8, 8] = 1, 1
+    losses = [
+        train_denoiser.velocity_loss(off, torch.zeros_like(off), clean) for off in (edge, inside)
+    ]
+    assert losses[0] > losses[1]
+
+
 def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is right with text and says nothing without it, at steps late and early."""
     torch.manual_seed(0)
