@@ -37,7 +37,8 @@ def _attend(
     enable_gqa: bool = False,
 ) -> Tensor:
     assert dropout_p == 0.0
-    assert not (is_causal or enable_gqa)
+    assert not is_causal
+    assert not enable_gqa
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-1, -2)
     if attn_mask is not None:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.pictures import WEIGHTS, colour_of, ground_of, time_of
+from benchmarks.pictures import WEIGHTS, colour_of, ground_of, kind_of, time_of
 from deployments.sketch.assemble import BASE, EDITOR, TURBO, first_noise, open_pipeline
 from deployments.sketch.train_autoencoder import SCALING_FACTOR
 
 USERS = ("sd15-user-123", "sd15-user-456")
-#: Few steps; more guidance makes the base model's colours too strong to be named.
+#: Few steps; the base model learnt what much guidance makes of its pictures.
 CALLS: dict[str, dict[str, Any]] = {
     TURBO: {"num_inference_steps": 4, "guidance_scale": 1.0},
-    BASE: {"num_inference_steps": 12, "guidance_scale": 4.0},
+    BASE: {"num_inference_steps": 15, "guidance_scale": 7.5},
 }
 
 Draw = Callable[..., np.ndarray]
@@ -46,6 +46,12 @@ def drawer(name: str) -> Draw:
 def test_shapes_have_their_colours(name: str, colour: str, ground: str) -> None:
     picture = drawer(name)(f"a {colour} circle on a {ground} background")
     assert (colour_of(picture), ground_of(picture)) == (colour, ground)
+
+
+@pytest.mark.parametrize("kind", ["circle", "star", "heart", "ring", "diamond"])
+def test_shapes_are_of_their_kinds(kind: str) -> None:
+    picture = drawer(TURBO)(f"a red {kind} on a white background", height=512, width=512)
+    assert (kind_of(picture), colour_of(picture)) == (kind, "red")
 
 
 @pytest.mark.parametrize("name", CALLS)
