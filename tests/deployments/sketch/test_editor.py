@@ -11,7 +11,6 @@ import torch
 from benchmarks.edits import Editor, Trial, edits
 from deployments.sketch.assemble import EDITOR, WEIGHTS
 
-
 #: Kinds of edits that it does nearly always.
 CHANGES = ("time", "sky", "ground", "remove", "combine")
 
