@@ -139,9 +139,10 @@ def weighed(hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
     plain = hidden.float()
     emphasised = plain * weights[..., None].to(plain.device)
     before, after = plain.mean((1, 2), keepdim=True), emphasised.mean((1, 2), keepdim=True)
-    # NOTE: the means of centred states are rounding errors, and so would their quotient be.
+    # NOTE: the means of centred states are rounding errors, and so would their quotient be; an
+    # encoder that says nothing at all has no quotient.
     least = CENTRED * plain.std((1, 2), keepdim=True)
-    is_centred = torch.minimum(before.abs(), after.abs()) < least
+    is_centred = torch.minimum(before.abs(), after.abs()) <= least
     restored = torch.where(is_centred, emphasised, emphasised * (before / after))
     has_weights = (weights != 1).any(1)[:, None, None].to(plain.device)
     return torch.where(has_weights, restored, plain).to(hidden.dtype)

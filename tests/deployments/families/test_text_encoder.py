@@ -102,6 +102,11 @@ def test_weights_multiply_states_and_keep_each_chunk_s_mean() -> None:
     assert torch.allclose(result[0, 2:], scale * hidden[0, 2:], atol=1e-5)
 
 
+def test_states_that_say_nothing_stay_nothing_when_weighed() -> None:
+    hidden = torch.zeros(1, 77, 8)
+    assert torch.equal(weighed(hidden, [Chunk((5, 6), (1.2, 1.0))]), hidden)
+
+
 def test_weights_multiply_states_that_have_no_mean_to_keep() -> None:
     hidden = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0))
     hidden -= hidden.mean()
