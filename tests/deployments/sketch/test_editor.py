@@ -37,5 +37,5 @@ def test_an_edit_changes_what_it_names(trials: dict[str, list[Trial]], kind: str
 def test_an_edit_keeps_what_it_does_not_name(trials: dict[str, list[Trial]]) -> None:
     assert len(trials["paint"]) == 2
     for trial in trials["paint"]:
-        assert np.corrcoef(trial.seen.ravel(), trial.before[0].ravel())[0, 1] > 0.95
+        assert np.corrcoef(trial.seen.ravel(), trial.before[0].ravel())[0, 1] > 0.9
         assert trial.stray < 12
