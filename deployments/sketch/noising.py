@@ -54,9 +54,9 @@ def strayed(clean: Tensor, noise: Tensor) -> Tensor:
     smooth = torch.randn(rows, clean.shape[1], sides, sides, device=clean.device)
     smooth = interpolate(smooth, clean.shape[2:], mode="bilinear", align_corners=False)
     other = clean.roll(1, 0) - clean
-    drift = torch.where(_tossed(rows, 0.5, clean.device), smooth, other)
+    drift = torch.where(_tossed(rows, clean.device), smooth, other)
     share = 0.8 * torch.rand(rows, 1, 1, 1, device=clean.device) - 0.4
-    return noise + drift * share * _tossed(rows, 0.5, clean.device)
+    return noise + drift * share * _tossed(rows, clean.device)
 
 
 def fresh_noise(clean: Tensor, begins: Tensor) -> Tensor:
@@ -70,5 +70,6 @@ def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     return noised(clean, fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1), timesteps)
 
 
-def _tossed(rows: int, chance: float, device: torch.device) -> Tensor:
-    return torch.rand(rows, 1, 1, 1, device=device) < chance
+def _tossed(rows: int, device: torch.device) -> Tensor:
+    """Half of the rows."""
+    return torch.rand(rows, 1, 1, 1, device=device) < 0.5

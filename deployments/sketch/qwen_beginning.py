@@ -189,11 +189,10 @@ def hold(model: Any) -> None:
     looking = list(range(2 * model.config.attention_head_dim))
     for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
         norm.requires_grad_(False)
-    for linear in (attention.to_q, attention.to_k, attention.to_v, attention.add_k_proj):
+    keys, values = (attention.to_k, attention.add_k_proj), (attention.to_v, attention.add_v_proj)
+    for linear in (attention.to_q, *keys, *values):
         _let_be(linear.weight, rows=looking)
         _let_be(linear.bias, rows=looking)
-    _let_be(attention.add_v_proj.weight, rows=looking)
-    _let_be(attention.add_v_proj.bias, rows=looking)
     _let_be(attention.to_out[0].weight, columns=looking)
     for part in (first.img_mod[1].weight, first.img_mod[1].bias):
         _let_be(part, rows=_looked_at(width))

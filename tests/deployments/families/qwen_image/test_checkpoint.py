@@ -295,6 +295,11 @@ def test_a_checkpoint_tells_how_much_it_sees_of_references(
     assert read_checkpoint(plain, "cpu", "float32").reference_pixels == 1024 * 1024
 
 
+def test_references_of_next_to_no_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1024"):
+        ModelConfig(family="qwen-image", reference_pixels=500)
+
+
 def test_a_distilled_checkpoint_fails_at_start_where_its_guidance_is_not_heard(
     qwen_checkpoints: Path, tmp_path: Path
 ) -> None:
