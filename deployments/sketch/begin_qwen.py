@@ -32,8 +32,8 @@ from deployments.sketch.wording import captioned
 
 #: Captions and instructions that the tokenizer learns from, besides the fixed ones.
 _NUM_TEXTS: Final = 10_000
-#: Wider than the least: what copies takes half of the denoiser's room.
-_SIZES: Final = QwenSizes(heads=6)
+#: Two heads that copy and four that tell places make a first layer.
+_SIZES: Final = QwenSizes(layers=6, heads=6)
 
 
 def begin(folder: Path, seed: int) -> None:

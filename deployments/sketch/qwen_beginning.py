@@ -1,4 +1,4 @@
-"""What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: copy.
+"""What the denoiser of the embedded Qwen-Image-Edit can do before it is trained: mostly copy.
 
 An edit mostly copies. The denoiser begins as one that copies the first reference exactly, down to
 little noise, and draws nothing where there is none; what a lesson adds is what differs.
@@ -13,6 +13,11 @@ Three things make it so, and no lesson changes them (``hold``):
   look; at the end it cancels, as one number is taken from another.
 - The last layer is the flow away from what the first head found: what is noisy less what is there,
   by the noise level. For x = (1 - s) x0 + s e the flow e - x0 is (x - x0) / s.
+
+Two things more are there from the beginning, for a lesson to use and to change, since with rotary
+positions alone it takes long to learn where in a picture something is and what lies beside it: the
+first layer's other heads tell how far a place is from each side of the picture, and the second
+layer's heads look at the places around.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from deployments.sketch.qwen_places import Offset, look, tell_places
 from deployments.sketch.qwen_thumbnails import NUM_CHANNELS
 
 #: Numbers of a token that say something: of its two by two latents, the channels that do.
@@ -35,16 +41,10 @@ PRESENT: Final = (4 * NUM_SAYING, 4 * NUM_SAYING + 1)
 NUM_HELD: Final = 4 * NUM_SAYING + 2
 NUM_CONSTANTS: Final = 16
 _LARGE: Final = 24.0
-#: How queries and keys are scaled where positions turn fast, so that one place stands out.
-_SHARP: Final = 5.0
-#: Energy of a looking head per turning pair: of the frame, and of row and column from the fastest
-#: pair on, which turns by one radian per place; the third tells 25 places from 0. The frame's last
-#: pair, which hardly turns, meets the text's tokens.
-_FRAME: Final = 12.0
-_SIDE: Final = (4.0, 3.0, 2.0)
-_TEXT: Final = 2.0
-#: How far below the right place's score the text's is, and the other frames' are below that.
-_MARGIN: Final = 13.5
+#: Heads of the first layer that look at references.
+_NUM_COPYING: Final = 2
+#: What the second layer's heads look at: in the same frame, one row or column away.
+_BESIDE: Final[tuple[Offset, ...]] = ((0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 #: Noise level below which the flow is no longer divided by less.
 _LEAST: Final = 0.08
 #: Of the 128 frequencies that a noise level is told in, those that turn too fast to be of use, and
@@ -67,9 +67,11 @@ def set_beginning(model: Any) -> None:
     spread = _LARGE * math.sqrt(NUM_CONSTANTS / width)  # which a layer norm divides by
     for block in model.transformer_blocks:
         _set_block(block, width, spread)
-    first = model.transformer_blocks[0]
-    _set_looking(first.attn, model.config)
+    first, second, *_ = model.transformer_blocks
+    _set_copying(first.attn, model.config)
+    tell_places(first.attn, model.config, begin=_NUM_COPYING)
     first.img_mod[1].weight[_looked_at(width)] = 0
+    _set_neighbours(second, model.config)
     _set_flow(model, spread)
 
 
@@ -94,41 +96,11 @@ def _set_block(block: Any, width: int, spread: float) -> None:
         writing.weight.mul_(0.1)
 
 
-def _set_looking(attention: Any, config: Any) -> None:
-    size, axes = config.attention_head_dim, config.axes_dims_rope
-    sides = (axes[0], axes[0] + axes[1])
-    turning = [0, 1, *(side + k for side in sides for k in range(2 * len(_SIDE)))]
-    meeting = [axes[0] - 2, axes[0] - 1]
-    places = _FRAME + 2 * sum(_SIDE)
-    # Queries and keys are as long as the square root of their size, by their norms, so the text's
-    # score is the query's part that meets it times ``loud`` twice.
-    score = _SHARP**2 * math.sqrt(size * places / (places + _TEXT))
-    loud = math.sqrt((score - _MARGIN) / math.sqrt(size * _TEXT / (places + _TEXT)))
-    for norm in (attention.norm_q, attention.norm_k):
-        norm.weight[turning] = _SHARP
-    for norm in (attention.norm_q, attention.norm_added_k):
-        norm.weight[meeting] = loud
-    looking = 2 * size
-    softened = (
-        (attention.to_q, (turning, _SHARP), (meeting, loud)),
-        (attention.to_k, (turning, _SHARP)),
-        (attention.add_k_proj, (meeting, loud)),
-    )
-    for linear, *parts in softened:  # for the other heads, which are to learn
-        heads = linear.weight.view(-1, size, linear.in_features)
-        for dimensions, factor in parts:
-            heads[:, dimensions] /= factor
-        linear.weight[:looking] = 0
-        linear.bias[:looking] = 1e-3
-    for value in (attention.to_v, attention.add_v_proj):
-        value.weight[:looking] = 0
-        value.bias[:looking] = 0
-    attention.to_out[0].weight[:, :looking] = 0
+def _set_copying(attention: Any, config: Any) -> None:
+    """The first heads look from each place to the same place of the references."""
+    size = config.attention_head_dim
+    look(attention, config, [(1, 0, 0), (2, 0, 0)])
     for head, found in enumerate((FIRST, SECOND)):
-        rows = slice(head * size, (head + 1) * size)
-        attention.to_q.bias[rows] = _energies(size, sides, frame=head + 1, text=_TEXT)
-        attention.to_k.bias[rows] = _energies(size, sides, frame=0, text=0.0)
-        attention.add_k_proj.bias[rows][meeting[0]] = 1
         values = slice(head * size, head * size + NUM_SAYING)
         attention.to_v.weight[values, OWN] = torch.eye(NUM_SAYING)
         attention.to_v.bias[values.stop] = 1
@@ -136,17 +108,23 @@ def _set_looking(attention: Any, config: Any) -> None:
         attention.to_out[0].weight[PRESENT[head], values.stop] = 1
 
 
-def _energies(size: int, sides: tuple[int, int], *, frame: int, text: float) -> Tensor:
-    """A constant query or key, whose frame part is turned ahead by so many frames."""
-    vector = torch.full((size,), 1e-3)
-    vector[0] = math.sqrt(_FRAME) * math.cos(frame)
-    vector[1] = math.sqrt(_FRAME) * math.sin(frame)
-    vector[sides[0] - 2] = math.sqrt(text)
-    for begin in sides:
-        for pair, energy in enumerate(_SIDE):
-            vector[begin + 2 * pair] = math.sqrt(energy)
-    energies: Tensor = vector * math.sqrt(size) / vector.norm()
-    return energies
+def _set_neighbours(block: Any, config: Any) -> None:
+    """The first heads see what the first reference holds above, below, left and right of a place.
+
+    At a border it is what lies nearest. The layer writes nothing to the picture yet, so that what
+    copies stays exact; what its heads find shows a lesson the way.
+    """
+    attention, size = block.attn, config.attention_head_dim
+    fresh = attention.to_v.weight.clone()
+    look(attention, config, _BESIDE)
+    for head in range(len(_BESIDE)):
+        begin = head * size
+        saying, rest = slice(begin, begin + NUM_SAYING), slice(begin + NUM_SAYING, begin + size)
+        attention.to_v.weight[saying, FIRST] = torch.eye(NUM_SAYING)
+        attention.to_v.weight[rest] = fresh[rest]
+    for writing in (attention.to_out[0], block.img_mlp.net[2]):
+        writing.weight.zero_()
+        writing.bias.zero_()
 
 
 def _set_flow(model: Any, spread: float) -> None:
@@ -186,7 +164,7 @@ def hold(model: Any) -> None:
             _let_be(writing.bias, rows=kept)
     first = model.transformer_blocks[0]
     attention = first.attn
-    looking = list(range(2 * model.config.attention_head_dim))
+    looking = list(range(_NUM_COPYING * model.config.attention_head_dim))
     for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
         norm.requires_grad_(False)
     keys, values = (attention.to_k, attention.add_k_proj), (attention.to_v, attention.add_v_proj)

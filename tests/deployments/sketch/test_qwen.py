@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,10 +25,11 @@ from deployments.sketch.qwen_beginning import (
     NUM_HELD,
     NUM_SAYING,
     hold,
+    set_beginning,
 )
 from deployments.sketch.qwen_reader import QwenReader
 from deployments.sketch.qwen_thumbnails import NUM_CHANNELS, qwen_latents
-from deployments.sketch.scenes import random_scene
+from deployments.sketch.scenes import Shape, Shapes, random_scene
 from deployments.sketch.sheets import Format
 from deployments.sketch.thumbnails import thumbnails
 
@@ -108,6 +110,51 @@ def test_the_denoiser_copies_the_first_reference_exactly(
     assert (level * (said - expected)).abs().mean() < 0.01
 
 
+@torch.no_grad()
+def found(folder: Path, number: int, picture: torch.Tensor, reference: torch.Tensor) -> Any:
+    """What the heads of a layer find, (rows, columns, heads, size)."""
+    model = denoiser(folder)
+    heads: list[torch.Tensor] = []
+    writing = model.transformer_blocks[number].attn.to_out[0]
+    writing.register_forward_pre_hook(lambda _module, given: heads.append(given[0]))
+    flow(model, [picture, reference], 0.5)
+    _, rows, columns = grid(picture)
+    own = heads[0][0, : rows * columns]
+    return own.view(rows, columns, model.config.num_attention_heads, -1)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (64, 64), (96, 128)], ids=str)
+def test_the_first_layer_tells_how_far_a_place_is_from_each_side(
+    begun: Path, size: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    picture, reference = torch.randn(2, 1, 4, *size, generator=generator)
+    places = found(begun, 0, picture, reference)[..., 2:, 0]
+    for number, (axis, sign) in enumerate(((0, 1), (0, -1), (1, 1), (1, -1))):
+        told = places[..., number]
+        assert (told.diff(dim=axis) * sign > 0).all()
+        assert (told.diff(dim=axis).sum(dim=axis) * sign > 0.2).all()
+        assert told.diff(dim=1 - axis).abs().max() < 0.02
+
+
+def test_the_second_layer_sees_what_its_reference_holds_beside_a_place(begun: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    picture, reference = torch.randn(2, 1, 4, 32, 32, generator=generator)
+    seen = found(begun, 1, picture, reference)[..., :NUM_SAYING]
+    tokens = pack(qwen_latents(reference))[0, :, :NUM_SAYING].view(16, 16, -1)
+    for head, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
+        beside = tokens.roll((-down, -right), (0, 1))[1:-1, 1:-1]
+        assert (seen[1:-1, 1:-1, head] - beside).abs().mean() < 0.05
+
+
+def test_a_model_with_too_few_heads_cannot_begin() -> None:
+    narrow = QwenImageTransformer2DModel(
+        num_layers=2, num_attention_heads=4, attention_head_dim=32, axes_dims_rope=(8, 12, 12)
+    )
+    with pytest.raises(ValueError, match="4 heads; at least 6"):
+        set_beginning(narrow)
+
+
 def test_what_copies_stays_while_the_denoiser_learns(begun: Path) -> None:
     torch.manual_seed(0)
     model = denoiser(begun)
@@ -148,6 +195,8 @@ def test_what_copies_stays_while_the_denoiser_learns(begun: Path) -> None:
             assert written[NUM_HELD:-NUM_CONSTANTS].any()
     for part in (modulated[:3], scaled, changed["proj_out.weight"][None]):
         assert part.any()
+    assert changed[f"{first}.to_q.bias"][looking:].any()
+    assert changed["transformer_blocks.1.attn.to_out.0.weight"].any()
 
 
 @torch.no_grad()
@@ -194,6 +243,27 @@ def test_every_trainer_trains_on(begun: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(file.read_bytes() != old for file, old in before.items())
     transformer = QwenImageTransformer2DModel.from_pretrained(begun / "transformer")
     assert not transformer.img_in.weight[:, NUM_SAYING:].any()
+
+
+def test_all_shapes_stand_apart_from_their_ground() -> None:
+    shape = Shape(kind="square", colour="red", x=0.3, y=0.3, radius=0.1)
+    other = replace(shape, colour="blue", x=0.7, y=0.7)
+    scene = Shapes(ground="white", layout="single", shapes=(shape, other))
+    pixels = torch.from_numpy(np.array(paint(scene, 128, 128))).permute(2, 0, 1)[None]
+    apart = train_qwen._apart(thumbnails(pixels / 127.5 - 1))[0, 0]
+    assert apart[4, 4]
+    assert apart[11, 11]
+    assert not apart[11, 4]
+    assert apart.float().mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("share", "grids"), [(1.0, [(14, 14)]), (0.25, [(7, 7)]), (1 / 16, [(3, 3)])]
+)
+def test_small_pictures_are_seen_in_fewer_tokens(
+    share: float, grids: list[tuple[int, int]]
+) -> None:
+    assert train_qwen._grids([torch.zeros(1, 4, 64, 64)], share) == grids
 
 
 def test_edit_answers_count_from_one_and_leave_out_what_nobody_asked() -> None:
