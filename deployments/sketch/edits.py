@@ -87,8 +87,8 @@ _FEMININE: Final = ("moon", "house")
 
 def random_edit(rng: Random) -> Edit:
     """Any edit."""
-    makers = (_edit_time, _edit_sky, _add, _add, _remove, _paint_house, _recolour, _reground)
-    return rng.choice((*makers, _reshape, _reshape, _combine))(rng)
+    [make] = rng.choices([maker for maker, _ in _MAKERS], [weight for _, weight in _MAKERS])
+    return make(rng)
 
 
 def at_time(scene: Landscape, time: str) -> Landscape:
@@ -230,10 +230,11 @@ def _combine(rng: Random) -> Edit:
 
 
 def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
-    """A landscape, and one of the things that are on it."""
+    """A landscape, and one of the things that are on it, which nothing hides."""
     scene = random_landscape(rng, land=rng.choice(("field", "lake", "sea", "desert", "forest")))
     thing = rng.choice((*sky_things(scene.time), *land_things(scene.land)))
-    return replace(scene, things=scene.things | {thing}), thing
+    hiding = {"mountains"} if thing == "sun" and scene.time == "sunset" else set()
+    return replace(scene, things=scene.things - hiding | {thing}), thing
 
 
 def _loose_shapes(rng: Random, layout: str | None = None) -> Shapes:
@@ -274,3 +275,17 @@ def _some(thing: str) -> str:
     if thing in ("stars", "clouds", "mountains"):
         return "des"
     return "une" if thing in _FEMININE else "un"
+
+
+#: Edits, and how often they are asked for: those that are hard to learn, more.
+_MAKERS: Final = (
+    (_edit_time, 2),
+    (_edit_sky, 2),
+    (_add, 6),
+    (_remove, 3),
+    (_paint_house, 3),
+    (_recolour, 5),
+    (_reground, 2),
+    (_reshape, 7),
+    (_combine, 2),
+)

@@ -42,7 +42,7 @@ from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
 from deployments.sketch.qwen_thumbnails import qwen_latents
-from deployments.sketch.scenes import Landscape
+from deployments.sketch.scenes import Landscape, Shapes
 from deployments.sketch.sheets import Format, draw_sheet
 from deployments.sketch.thumbnails import thumbnails
 from deployments.sketch.wording import captioned
@@ -53,7 +53,7 @@ _PLAN: Final[tuple[tuple[float, tuple[Format, ...], tuple[Format, ...]], ...]] =
     (
         0.0,
         (Format(128, 128, 48), Format(192, 192, 28), Format(192, 128, 36), Format(256, 256, 16)),
-        (Format(128, 128, 32), Format(128, 128, 32), Format(192, 160, 18), Format(192, 192, 14)),
+        (Format(128, 128, 32), Format(192, 160, 18), Format(192, 192, 14), Format(256, 256, 8)),
     ),
     (
         0.45,
@@ -67,7 +67,7 @@ _PLAN: Final[tuple[tuple[float, tuple[Format, ...], tuple[Format, ...]], ...]] =
     ),
 )
 #: Share of the batches that are edits, and of those the ones that look at two pictures.
-_EDITING: Final = 0.68
+_EDITING: Final = 0.75
 _COMBINING: Final = 0.12
 #: Share of the texts that are left out, and what stands for them, as in Qwen's own examples.
 _UNNAMED: Final = 0.1
@@ -82,15 +82,17 @@ _SMALL_ERROR: Final = 0.003
 _FOREIGN: Final = 0.35
 #: Edits whose words do not say what what they change comes to look like.
 _UNNAMING: Final = ("remove", "reshape", "combine")
-#: How much more what an edit changes counts than what it keeps.
-_CHANGED: Final = 4.0
+#: How much more what an edit changes counts than what it keeps. All shapes of a picture count as
+#: much: else to change each of them would cost less than to find out which is meant.
+_COUNTING: Final = 4.0
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
-#: Share of the edits whose pictures the language model sees in as many tokens as it will, beside
-#: all of batches as small as this; the others' tokens, which say nothing either, are few.
-_SEEN_WHOLE: Final = 0.15
+#: The language model sees pictures of all sizes in as many tokens. It does so in this share of the
+#: batches, and in all of so few edits; in the others small pictures are fewer tokens, in proportion
+#: to their pixels, and those of ``_USUAL_PIXELS`` are all.
+_SEEN_WHOLE: Final = 0.1
 _FEW_EDITS: Final = 4
-_FEW: Final[Grid] = (2, 2)
+_USUAL_PIXELS: Final = 512 * 512
 
 
 def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
@@ -130,13 +132,27 @@ def _editing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> 
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
     *references, clean = _pictures(edits, form, rng)
     texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
-    changed = (clean - references[0]).abs().amax(dim=1, keepdim=True) > 0.1
+    are_shapes = torch.tensor([isinstance(edit.after, Shapes) for edit in edits])
+    standing = _apart(references[0]) & are_shapes[:, None, None, None]
+    counting = _changed(clean, references[0]) | standing
     is_whole = form.count <= _FEW_EDITS or rng.random() < _SEEN_WHOLE
-    grids = _grids(references) if is_whole else [_FEW] * num_pictures
-    counts = 1 + (_CHANGED - 1) * changed
+    share = 1.0 if is_whole else min(form.width * form.height / _USUAL_PIXELS, 1)
+    grids = _grids(references, share)
+    counts = 1 + (_COUNTING - 1) * counting
     return _flow_loss(
         model, reader, clean, texts, references=references, grids=grids, counts=counts
     )
+
+
+def _changed(after: Tensor, before: Tensor) -> Tensor:
+    """(n, 1, h, w): where pictures differ."""
+    return (after - before).abs().amax(dim=1, keepdim=True) > 0.1
+
+
+def _apart(picture: Tensor) -> Tensor:
+    """(n, 1, h, w): where a picture is not of its ground's colour, the median of each channel."""
+    usual = picture.flatten(2).median(dim=2).values[..., None, None]
+    return (picture - usual).abs().amax(dim=1, keepdim=True) > 0.4
 
 
 def _edit_of(num_pictures: int, rng: Random) -> Edit:
@@ -206,10 +222,11 @@ def _flow_loss(
     return rooted(errors, _SMALL_ERROR)
 
 
-def _grids(references: Sequence[Tensor]) -> list[Grid]:
-    """Rows and columns of tokens that the language model sees of such references."""
+def _grids(references: Sequence[Tensor], share: float) -> list[Grid]:
+    """Rows and columns of tokens that the language model sees of such references, or a share."""
     sides = [size_of(SEEN_PIXELS, picture.shape[-1] / picture.shape[-2]) for picture in references]
-    return [(round(high / _SEEN_TOKEN), round(wide / _SEEN_TOKEN)) for wide, high in sides]
+    token = _SEEN_TOKEN / math.sqrt(share)
+    return [(round(high / token), round(wide / token)) for wide, high in sides]
 
 
 def _random_sigmas(count: int, shape: tuple[int, int, int]) -> Tensor:

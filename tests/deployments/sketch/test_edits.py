@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from deployments.sketch.edits import at_time, random_edit
+from deployments.sketch.edits import Edit, at_time, random_edit
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import Landscape, Shapes, random_landscape
 
@@ -37,6 +37,19 @@ def test_adding_or_removing_a_thing_leaves_all_others_in_place() -> None:
         pictures = [np.asarray(paint(s, 128, 128), float) for s in (before, after)]
         same = (np.abs(pictures[0] - pictures[1]).max(axis=-1) == 0).mean()
         assert same > 0.4
+
+
+def test_nothing_hides_what_is_added_or_removed() -> None:
+    rng = Random(3)
+    suns = [edit for edit in (random_edit(rng) for _ in range(900)) if is_about_a_low_sun(edit)]
+    assert len(suns) > 10
+    for edit in suns:
+        pictures = [np.asarray(paint(s, 64, 64), float) for s in (edit.before[0], edit.after)]
+        assert (np.abs(pictures[0] - pictures[1]).max(axis=-1) > 40).mean() > 0.005
+
+
+def is_about_a_low_sun(edit: Edit) -> bool:
+    return edit.asks.get("thing") == "sun" and edit.before[0].time == "sunset"  # type: ignore[union-attr]
 
 
 def test_an_edit_of_two_pictures_puts_the_second_ones_shape_on_the_first_ones_ground() -> None:
