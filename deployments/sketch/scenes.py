@@ -149,7 +149,7 @@ def random_scene(rng: Random) -> Scene:
 
 def random_shapes(rng: Random, layout: str | None = None) -> Shapes:
     """Shapes whose colours differ from their ground's and, mostly, from each other's."""
-    layout = layout or rng.choices(LAYOUTS, (55, 20, 13, 12))[0]
+    layout = layout or rng.choices(LAYOUTS, (40, 24, 16, 20))[0]
     count = {"single": 1, "beside": 2, "stacked": 2, "row": 3}[layout]
     ground, *colours = rng.sample(tuple(COLOURS), 4)
     kinds = [rng.choice(KINDS) for _ in range(count)]

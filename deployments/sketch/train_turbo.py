@@ -49,6 +49,10 @@ _KINDS: Final = ((0.04, TINY), (0.16, SMALL), (0.4, MEDIUM), (0.4, LARGE))
 _VISITED: Final = (*(999,) * 6, *(874,) * 2, *(749,) * 3, 624, 499, 374, 249, 124)
 #: Share of the pictures whose timesteps are such ones; the others' are any.
 _FEW: Final = 0.75
+#: Timestep below which a share of the pictures has another's text, so that a picture which is only
+#: noised a little stays what it is.
+_SETTLED: Final = 400
+_MISTOLD: Final = 0.25
 #: Share of the pictures without pooled text and sizes.
 _PLAIN: Final = 0.4
 
@@ -128,7 +132,10 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
     """Error of the velocity at the timesteps of few steps, and at any."""
     chosen = torch.tensor(_VISITED)[torch.randint(len(_VISITED), (len(clean),))]
     anywhere = torch.randint(NUM_TIMESTEPS, (len(clean),))
-    timesteps = torch.where(torch.rand(len(clean)) < _FEW, chosen, anywhere).to(clean.device)
+    timesteps = torch.where(torch.rand(len(clean)) < _FEW, chosen, anywhere)
+    mistold = (timesteps < _SETTLED) & (torch.rand(len(clean)) < _MISTOLD)
+    text, pooled = (_mixed_up(told, mistold) for told in (text, pooled))
+    timesteps = timesteps.to(clean.device)
     noisy, velocity = noised_astray(clean, timesteps)
     size = [form.height, form.width]
     sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=clean.device)
@@ -141,6 +148,13 @@ def _loss(model: Any, clean: Tensor, text: Tensor, pooled: Tensor, form: Format)
             return_dict=False,
         )[0]
     return velocity_loss(predicted, velocity, clean)
+
+
+def _mixed_up(told: Tensor, mistold: Tensor) -> Tensor:
+    """What is said (n, ...), but in some rows (n,) the next one's."""
+    # NOTE: the next, as ``strayed`` lets the previous one's picture show in a row's noise.
+    rows = torch.arange(len(told))
+    return told[torch.where(mistold, rows.roll(-1), rows).to(told.device)]
 
 
 def _save(folder: Path, plain: Path, modules: Any) -> None:

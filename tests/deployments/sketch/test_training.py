@@ -219,3 +219,9 @@ def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:
     assert losses[-1] < 0.3 * losses[0]
     assert saved[-1] is not model
     assert float((saved[-1](inputs) - inputs.roll(1, dims=1)).square().mean()) < 0.5 * losses[0]
+
+
+def test_rows_that_are_mistold_get_the_next_ones_text() -> None:
+    told = torch.arange(4.0)[:, None]
+    mistold = torch.tensor([True, False, False, True])
+    assert train_turbo._mixed_up(told, mistold).flatten().tolist() == [1, 1, 2, 0]
