@@ -3,8 +3,9 @@
     python -m benchmarks.steering [--model sdxl-turbo] [--steps 4] [--guidance 2] [--size 512]
                                   [--count 6] [--weights deployments/sketch/weights]
 
-A negative prompt shall take away what it names and leave the day; the change that an edit makes
-shall grow with its strength, from next to none to what the prompt says; at any guidance shapes
+A negative prompt shall take away what it names, if the prompt names it, too, and leave the day; of
+the times of day that a prompt leaves open it shall leave the others. The change that an edit makes
+shall grow with its strength, from next to none to what the prompt says. At any guidance shapes
 shall have their colours, grounds and kinds.
 """
 
@@ -30,7 +31,7 @@ from benchmarks.pictures import (
     time_of,
     truths_of,
 )
-from deployments.sketch.assemble import BASE, TURBO
+from deployments.sketch.assemble import BASE, EDITOR, TURBO
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import random_landscape
 from deployments.types import GenerationRequest, SamplingParams
@@ -46,10 +47,17 @@ _THINGS: Final = {
     "clouds": "clouds",
     "sun": "a sun",
 }
+#: What a prompt may leave open, and how a negative one refuses it.
+_TIMES: Final = {"day": "blue sky, day", "sunset": "sunset", "night": "night"}
 _STRENGTHS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
 _GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
 _SEED: Final = 3_000_017
-_FAMILIES: Final = {TURBO: "stable-diffusion-xl", BASE: "stable-diffusion"}
+#: Model -> its family, and what asks for night: a picture of it, or an edit.
+_MODELS: Final = {
+    TURBO: ("stable-diffusion-xl", "a desert at night"),
+    BASE: ("stable-diffusion", "a desert at night"),
+    EDITOR: ("qwen-image", "make it night"),
+}
 
 
 def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float, float]]:
@@ -68,11 +76,27 @@ def measure_negatives(ask: Ask, count: int) -> dict[str, tuple[float, float, flo
     return seen
 
 
+def measure_refusals(ask: Ask, count: int) -> dict[str, tuple[float, float]]:
+    """Time of day -> shares of landscapes that show it when nobody says, and when it is refused."""
+
+    def times(negative: str) -> list[str]:
+        pictures = (ask("a landscape", negative=negative, seed=seed) for seed in range(count))
+        return list(map(time_of, pictures))
+
+    anyway = times("")
+    return {
+        time: (anyway.count(time) / count, times(refused).count(time) / count)
+        for time, refused in _TIMES.items()
+    }
+
+
 def _share(answers: list[bool]) -> float:
     return float(np.mean(answers))
 
 
-def measure_strengths(ask: Ask, count: int, size: int) -> dict[float, tuple[float, float]]:
+def measure_strengths(
+    ask: Ask, count: int, size: int, into_night: str
+) -> dict[float, tuple[float, float]]:
     """Strength -> mean change in levels, and the share of pictures that follow the prompt."""
     rng = Random(_SEED)
     scenes = [random_landscape(rng, "day", rng.choice(("field", "lake"))) for _ in range(count)]
@@ -81,8 +105,7 @@ def measure_strengths(ask: Ask, count: int, size: int) -> dict[float, tuple[floa
         changes, follows = [], []
         for seed, scene in enumerate(scenes):
             before = np.asarray(paint(scene, size, size, oversampling=2), dtype=np.float32)
-            prompt = "a desert at night"
-            after = ask(prompt, images=(encoded(before),), strength=strength, seed=seed)
+            after = ask(into_night, images=(encoded(before),), strength=strength, seed=seed)
             changes.append(float(np.abs(after - before).mean()))
             follows.append(time_of(after) == "night")
         seen[strength] = (float(np.mean(changes)), float(np.mean(follows)))
@@ -104,7 +127,7 @@ def measure_guidances(ask: Ask, count: int) -> dict[float, float]:
     return seen
 
 
-def asking(easel: Easel, steps: int, guidance: float, size: int) -> Ask:
+def asking(easel: Easel, steps: int, guidance: float, size: int, *, is_editor: bool) -> Ask:
     """Draws a prompt with these settings, but those that a call names."""
 
     def ask(
@@ -120,7 +143,8 @@ def asking(easel: Easel, steps: int, guidance: float, size: int) -> Ask:
             width=size,
             height=size,
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            guidance_scale=1.0 if is_editor else guidance,
+            true_cfg_scale=guidance if is_editor else None,
             strength=strength,
             scheduler="Euler",
             sigmas="simple",
@@ -137,19 +161,24 @@ def asking(easel: Easel, steps: int, guidance: float, size: int) -> Ask:
 def main() -> None:
     """Draw, measure, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=tuple(_FAMILIES), default=TURBO)
+    parser.add_argument("--model", choices=tuple(_MODELS), default=TURBO)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     given = parser.parse_args()
-    easel = Easel(_FAMILIES[given.model], given.weights / given.model)
-    ask = asking(easel, given.steps, given.guidance, given.size)
+    family, into_night = _MODELS[given.model]
+    easel = Easel(family, given.weights / given.model)
+    is_editor = given.model == EDITOR
+    ask = asking(easel, given.steps, given.guidance, given.size, is_editor=is_editor)
     for thing, shares in measure_negatives(ask, given.count).items():
         named, refused, by_day = (100 * share for share in shares)
         print(f"{thing:10} {named:5.1f} % named, {refused:5.1f} % refused, {by_day:5.1f} % by day")
-    for strength, (change, follows) in measure_strengths(ask, given.count, given.size).items():
+    for time, (anyway, refused) in measure_refusals(ask, given.count).items():
+        print(f"{time:10} {100 * anyway:5.1f} % unsaid, {100 * refused:5.1f} % refused")
+    strengths = measure_strengths(ask, given.count, given.size, into_night)
+    for strength, (change, follows) in strengths.items():
         print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")
     for guidance, right in measure_guidances(ask, given.count).items():
         print(f"guidance {guidance:4} shapes all right {100 * right:5.1f} %")
