@@ -12,7 +12,7 @@ from benchmarks.edits import Editor, Trial, edits
 from deployments.sketch.assemble import EDITOR, WEIGHTS
 
 #: Kinds of edits that it does nearly always.
-CHANGES = ("time", "sky", "ground", "remove", "combine")
+CHANGES = ("time", "sky", "ground", "remove", "recolour")
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +38,4 @@ def test_an_edit_keeps_what_it_does_not_name(trials: dict[str, list[Trial]]) -> 
     assert len(trials["paint"]) == 2
     for trial in trials["paint"]:
         assert np.corrcoef(trial.seen.ravel(), trial.before[0].ravel())[0, 1] > 0.9
-        assert trial.stray < 12
+        assert trial.stray < 8
