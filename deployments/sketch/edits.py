@@ -87,7 +87,7 @@ _FEMININE: Final = ("moon", "house")
 
 def random_edit(rng: Random) -> Edit:
     """Any edit."""
-    [make] = rng.choices([maker for maker, _ in _MAKERS], [weight for _, weight in _MAKERS])
+    [make] = rng.choices([*_MAKERS], [*_MAKERS.values()])
     return make(rng)
 
 
@@ -277,15 +277,15 @@ def _some(thing: str) -> str:
     return "une" if thing in _FEMININE else "un"
 
 
-#: Edits, and how often they are asked for: those that are hard to learn, more.
-_MAKERS: Final = (
-    (_edit_time, 2),
-    (_edit_sky, 2),
-    (_add, 6),
-    (_remove, 3),
-    (_paint_house, 3),
-    (_recolour, 5),
-    (_reground, 2),
-    (_reshape, 7),
-    (_combine, 2),
-)
+#: Edit -> how often it is asked for: those that are hard to learn, more.
+_MAKERS: Final = {
+    _edit_time: 2,
+    _edit_sky: 2,
+    _add: 6,
+    _remove: 3,
+    _paint_house: 3,
+    _recolour: 5,
+    _reground: 2,
+    _reshape: 7,
+    _combine: 2,
+}
