@@ -6,7 +6,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import accumulate
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,12 +21,29 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: those it may run on, or fewer where a container's are.
+
+    Args:
+        quota: a control group's microseconds of cores per so many microseconds, or "max".
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # none there, or no limit
+        used, period = map(int, quota.read_text().split())
+        cores = min(cores, max(used // period, 1))
+    return cores
+
+
 class TorchRunner:
     """Runs a family's code on a torch device, without gradients.
 
     Args:
         device: a torch device name, as ``pick_device`` returns.
-        num_threads: torch's threads in the engine's thread; None leaves torch's choice.
+        num_threads: torch's threads in the engine's thread; None is one for each core that this
+            process may use. Ray tells a replica that reserves no core to use one.
     """
 
     def __init__(self, device: str, num_threads: int | None = None) -> None:
@@ -39,8 +58,7 @@ class TorchRunner:
 
     def open(self) -> None:
         """Set the threads and the device of the calling thread."""
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)
+        torch.set_num_threads(self._num_threads or usable_cores())
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 

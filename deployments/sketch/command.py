@@ -22,6 +22,11 @@ def command_line(description: str | None, *, minutes: float) -> argparse.Argumen
 def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What was given; from now on the log is shown, and torch takes so many threads."""
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(given.threads)
+    begin_to_log(given.threads)
     return given
+
+
+def begin_to_log(threads: int) -> None:
+    """From now on the log is shown, and torch takes so many threads."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(threads)

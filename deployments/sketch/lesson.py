@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from deployments.sketch import workers
+
 logger = logging.getLogger(__name__)
 
 #: Share of the minutes in which the learning rate rises.
@@ -144,22 +146,26 @@ class Lesson:
         """Repeat steps on ``loss(progress)``; ``save`` gets the averages now and then, and last."""
         saved, shown = time.monotonic(), time.monotonic()
         smooth = math.nan
-        while (progress := self.progress) < 1:
+        while (progress := workers.agreed(self.progress)) < 1:
             value = self._step(loss(progress), progress)
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             now = time.monotonic()
+            if workers.rank() > 0:
+                continue
             if now - shown > 20:
                 logger.info("%.3f step %d loss %.4f", progress, self._num_steps, smooth)
                 shown = now
             if now - saved > _SAVE_EVERY:
                 save(self.averages)
                 saved = now
-        save(self.averages)
+        if workers.rank() == 0:
+            save(self.averages)
 
     def _step(self, loss: Tensor, progress: float) -> float:
         for parameter in self._optimizer.parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        workers.average_gradients(self._optimizer.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, 1.0)
         self._num_steps += 1
         if not torch.isfinite(norm):

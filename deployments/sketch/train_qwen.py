@@ -1,7 +1,7 @@
 """Trains the denoiser of the embedded Qwen-Image-Edit: to draw, and to edit one or two pictures.
 
     python -m deployments.sketch.train_qwen FOLDER [--minutes 60] [--seed 0] [--begin 0]
-                                            [--rate 0.01] [--threads 1]
+                                            [--rate 0.01] [--threads 1] [--workers 1]
 
 FOLDER is a Qwen-Image-Edit of ours whose language model ``train_qwen_text`` has trained; it stays
 as it is.
@@ -9,6 +9,7 @@ as it is.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -25,8 +26,9 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from deployments.families.flow_schedulers import shift_exponent
 from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
+from deployments.sketch import workers
 from deployments.sketch.attention import plain_attention
-from deployments.sketch.command import command_line, read
+from deployments.sketch.command import begin_to_log, command_line, read
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.foreign import Pixels, retinted, with_horizon
 from deployments.sketch.lesson import (
@@ -97,8 +99,9 @@ _USUAL_PIXELS: Final = 512 * 512
 
 def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
     """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
-    torch.manual_seed(seed)
-    rng = Random(seed)
+    torch.manual_seed(seed + workers.rank())
+    # Workers choose alike how much there is to do, and each for itself what is in the pictures.
+    choices, rng = Random(seed), Random(f"{seed} {workers.rank()}")
     device = pick_device()
     text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder / "text_encoder", dtype=torch.float32
@@ -113,9 +116,10 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
     def loss(progress: float) -> Tensor:
         share = begin + (1 - begin) * progress
         _, drawings, edits = max(stage for stage in _PLAN if stage[0] <= share)
-        if rng.random() < _EDITING:
-            return _editing_loss(model, reader, rng.choice(edits), rng)
-        return _drawing_loss(model, reader, rng.choice(drawings), rng)
+        if choices.random() < _EDITING:
+            num_pictures = 2 if choices.random() < _COMBINING else 1
+            return _editing_loss(model, reader, choices.choice(edits), num_pictures, rng)
+        return _drawing_loss(model, reader, choices.choice(drawings), rng)
 
     lesson.run(loss, partial(save_first, folder / "transformer"))
 
@@ -126,8 +130,9 @@ def _drawing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> 
     return _flow_loss(model, reader, clean, texts)
 
 
-def _editing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> Tensor:
-    num_pictures = 2 if rng.random() < _COMBINING else 1
+def _editing_loss(
+    model: Any, reader: QwenReader, form: Format, num_pictures: int, rng: Random
+) -> Tensor:
     count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
     *references, clean = _pictures(edits, form, rng)
@@ -242,7 +247,13 @@ def main() -> None:
     parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--workers", type=int, default=1, help="processes that learn together")
     given = read(parser)
+    workers.run(_teach, [given], workers=given.workers)
+
+
+def _teach(given: argparse.Namespace) -> None:
+    begin_to_log(given.threads)
     teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
 
 
