@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -47,6 +48,7 @@ from deployments.sketch.qwen_thumbnails import qwen_latents
 from deployments.sketch.scenes import Landscape, Shapes
 from deployments.sketch.sheets import Format, draw_sheet
 from deployments.sketch.thumbnails import thumbnails
+from deployments.sketch.whereabouts import Whereabouts
 from deployments.sketch.wording import captioned
 
 #: From which share of the lesson on -> sizes of drawings, and of edits with their references. What
@@ -75,7 +77,7 @@ _COMBINING: Final = 0.12
 _UNNAMED: Final = 0.1
 _BLANK: Final = " "
 #: Share of the pictures that are all noise, where a picture begins.
-_PURE_NOISE: Final = 0.15
+_PURE_NOISE: Final = 0.3
 #: Noise level below which a flow's error counts less and less.
 _LITTLE_NOISE: Final = 0.3
 #: Mean squared error below which a picture counts less and less.
@@ -87,6 +89,8 @@ _UNNAMING: Final = ("remove", "reshape", "combine")
 #: How much more what an edit changes counts than what it keeps. All shapes of a picture count as
 #: much: else to change each of them would cost less than to find out which is meant.
 _COUNTING: Final = 4.0
+#: How much it counts what the denoiser tells of where an edit is.
+_ASKING: Final = 0.2
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
 #: The language model sees pictures of all sizes in as many tokens. It does so in this share of the
@@ -95,6 +99,15 @@ _SEEN_TOKEN: Final = 28
 _SEEN_WHOLE: Final = 0.1
 _FEW_EDITS: Final = 4
 _USUAL_PIXELS: Final = 512 * 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Student:
+    """A denoiser, what reads its texts, and what asks it where an edit is."""
+
+    model: Any
+    reader: QwenReader
+    asker: Whereabouts
 
 
 def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
@@ -111,41 +124,41 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
         folder / "transformer", torch_dtype=torch.float32
     ).to(device)
     hold(model)
-    lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
+    student = _Student(model, reader, Whereabouts(model.inner_dim).to(device))
+    lesson = Lesson([model, student.asker], minutes=minutes, rate=rate, memory=0.995)
 
     def loss(progress: float) -> Tensor:
         share = begin + (1 - begin) * progress
         _, drawings, edits = max(stage for stage in _PLAN if stage[0] <= share)
         if choices.random() < _EDITING:
             num_pictures = 2 if choices.random() < _COMBINING else 1
-            return _editing_loss(model, reader, choices.choice(edits), num_pictures, rng)
-        return _drawing_loss(model, reader, choices.choice(drawings), rng)
+            return _editing_loss(student, choices.choice(edits), num_pictures, rng)
+        return _drawing_loss(student, choices.choice(drawings), rng)
 
     lesson.run(loss, partial(save_first, folder / "transformer"))
 
 
-def _drawing_loss(model: Any, reader: QwenReader, form: Format, rng: Random) -> Tensor:
+def _drawing_loss(student: _Student, form: Format, rng: Random) -> Tensor:
     clean, texts = draw_sheet(form, captioned, rng)
     texts = [_BLANK if rng.random() < _UNNAMED else text for text in texts]
-    return _flow_loss(model, reader, clean, texts)
+    return _flow_loss(student, clean, texts)
 
 
-def _editing_loss(
-    model: Any, reader: QwenReader, form: Format, num_pictures: int, rng: Random
-) -> Tensor:
+def _editing_loss(student: _Student, form: Format, num_pictures: int, rng: Random) -> Tensor:
     count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
     *references, clean = _pictures(edits, form, rng)
     texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
     are_shapes = torch.tensor([isinstance(edit.after, Shapes) for edit in edits])
     standing = _apart(references[0]) & are_shapes[:, None, None, None]
-    counting = _changed(clean, references[0]) | standing
+    changed = _changed(clean, references[0])
     is_whole = form.count <= _FEW_EDITS or rng.random() < _SEEN_WHOLE
     share = 1.0 if is_whole else min(form.width * form.height / _USUAL_PIXELS, 1)
     grids = _grids(references, share)
-    counts = 1 + (_COUNTING - 1) * counting
+    counts = 1 + (_COUNTING - 1) * (changed | standing)
+    asked = changed & torch.tensor([text != _BLANK for text in texts])[:, None, None, None]
     return _flow_loss(
-        model, reader, clean, texts, references=references, grids=grids, counts=counts
+        student, clean, texts, references=references, grids=grids, counts=counts, asked=asked
     )
 
 
@@ -185,22 +198,24 @@ def _painted(edit: Edit, form: Format, rng: Random) -> list[Pixels]:
 
 
 def _flow_loss(
-    model: Any,
-    reader: QwenReader,
+    student: _Student,
     clean: Tensor,
     texts: Sequence[str],
     *,
     references: Sequence[Tensor] = (),
     grids: Sequence[Grid] = (),
     counts: Tensor | None = None,
+    asked: Tensor | None = None,
 ) -> Tensor:
-    """Error of the flow, noise minus picture, at random noise levels.
+    """Error of the flow, noise minus picture, at random noise levels, and of what is asked within.
 
     Args:
         clean: ``thumbnails`` (n, 4, h, w); references are the same, of any size.
         grids: of what the language model sees of each reference.
         counts: how much each place counts, (n, 1, h, w).
+        asked: what changes, where that is asked, (n, 1, h, w).
     """
+    model = student.model
     clean = clean.to(model.device)
     pictures = [qwen_latents(picture.to(model.device)) for picture in (clean, *references)]
     sigmas = _random_sigmas(len(clean), grid(clean)).to(clean.device)
@@ -210,8 +225,12 @@ def _flow_loss(
     wanted = pack(noise - pictures[0])[..., :NUM_SAYING]
     weights = 1.0 if counts is None else pack(counts.expand_as(clean).to(clean.device))
     with torch.no_grad():
-        text, mask = reader.read(texts, [grids] * len(texts))
-    with reduced_precision(clean.device), plain_attention(clean.device):
+        text, mask = student.reader.read(texts, [grids] * len(texts))
+    with (
+        reduced_precision(clean.device),
+        plain_attention(clean.device),
+        student.asker.listening(model) as heard,
+    ):
         flow = model(
             hidden_states=torch.cat([pack(noisy), *map(pack, pictures[1:])], dim=1),
             timestep=sigmas,
@@ -224,7 +243,11 @@ def _flow_loss(
     errors = ((said - wanted).square() * weights).mean(dim=(1, 2))
     # Where little noise is left, what counts is the picture, which is that much less in error.
     errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
-    return rooted(errors, _SMALL_ERROR)
+    loss = rooted(errors, _SMALL_ERROR)
+    if asked is None:
+        return loss
+    asking = student.asker.errors(heard[0], asked.to(clean.device)).mean()
+    return loss + _ASKING * asking
 
 
 def _grids(references: Sequence[Tensor], share: float) -> list[Grid]:
