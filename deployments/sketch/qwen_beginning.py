@@ -28,7 +28,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from deployments.sketch.qwen_places import Offset, look, tell_places
+from deployments.sketch.qwen_places import Offset, look, silence, tell_places
 from deployments.sketch.qwen_thumbnails import NUM_CHANNELS
 
 #: Numbers of a token that say something: of its two by two latents, the channels that do.
@@ -100,6 +100,7 @@ def _set_copying(attention: Any, config: Any) -> None:
     """The first heads look from each place to the same place of the references."""
     size = config.attention_head_dim
     look(attention, config, [(1, 0, 0), (2, 0, 0)])
+    silence(attention, slice(_NUM_COPYING * size))
     for head, found in enumerate((FIRST, SECOND)):
         values = slice(head * size, head * size + NUM_SAYING)
         attention.to_v.weight[values, OWN] = torch.eye(NUM_SAYING)
@@ -115,13 +116,11 @@ def _set_neighbours(block: Any, config: Any) -> None:
     copies stays exact; what its heads find shows a lesson the way.
     """
     attention, size = block.attn, config.attention_head_dim
-    fresh = attention.to_v.weight.clone()
     look(attention, config, _BESIDE)
     for head in range(len(_BESIDE)):
-        begin = head * size
-        saying, rest = slice(begin, begin + NUM_SAYING), slice(begin + NUM_SAYING, begin + size)
+        saying = slice(head * size, head * size + NUM_SAYING)
+        silence(attention, saying)
         attention.to_v.weight[saying, FIRST] = torch.eye(NUM_SAYING)
-        attention.to_v.weight[rest] = fresh[rest]
     for writing in (attention.to_out[0], block.img_mlp.net[2]):
         writing.weight.zero_()
         writing.bias.zero_()

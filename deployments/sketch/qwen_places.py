@@ -35,8 +35,8 @@ _BALANCE: Final = 2.7
 def look(attention: Any, config: Any, offsets: Sequence[Offset]) -> None:
     """Let the first heads look at what lies so many frames, rows and columns ahead, and no further.
 
-    What they find there is nothing yet. Where no frame is, they look at the text; beyond a border,
-    at the nearest place, and the more at the text the longer it is.
+    What they say of it stays, and none of it is written. Where no frame is, they look at the text;
+    beyond a border, at the nearest place, and the more at the text the longer it is.
     """
     size = config.attention_head_dim
     sides = _sides(config)
@@ -79,6 +79,7 @@ def tell_places(attention: Any, config: Any, *, begin: int) -> None:
     if heads.stop > config.num_attention_heads:
         raise ValueError(f"{config.num_attention_heads} heads; at least {heads.stop} are needed")
     _set_constant(attention, size, heads)
+    silence(attention, slice(heads.start * size, heads.stop * size))
     # Queries and keys are as long as the square root of their size, by their norms. What is left of
     # a length goes where the other has nothing, into two pairs of the columns that hardly turn.
     part = math.sqrt(_SLOPE / (_SHARP**2 * math.sqrt(size)))
@@ -117,15 +118,19 @@ def _loudness(size: int) -> float:
 
 
 def _set_constant(attention: Any, size: int, heads: range) -> None:
-    """Heads whose queries and keys are constant, whose values are zero, and that write nothing."""
+    """Heads whose queries and keys are constant, and that write nothing."""
     rows = slice(heads.start * size, heads.stop * size)
     for linear in (attention.to_q, attention.to_k, attention.add_k_proj):
         linear.weight[rows] = 0
         linear.bias[rows] = 1e-3
+    attention.to_out[0].weight[:, rows] = 0
+
+
+def silence(attention: Any, rows: slice) -> None:
+    """Let these dimensions of the values be zero for the picture and for the text."""
     for value in (attention.to_v, attention.add_v_proj):
         value.weight[rows] = 0
         value.bias[rows] = 0
-    attention.to_out[0].weight[:, rows] = 0
 
 
 def _energies(size: int, sides: tuple[int, int], offset: Offset, *, text: float) -> Tensor:
