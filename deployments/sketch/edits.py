@@ -281,11 +281,11 @@ def _some(thing: str) -> str:
 _MAKERS: Final = {
     _edit_time: 2,
     _edit_sky: 2,
-    _add: 6,
-    _remove: 3,
-    _paint_house: 3,
+    _add: 7,
+    _remove: 2,
+    _paint_house: 5,
     _recolour: 5,
     _reground: 2,
-    _reshape: 7,
+    _reshape: 3,
     _combine: 2,
 }
