@@ -24,10 +24,8 @@ Pixels = NDArray[np.float32]
 class Easel:
     """Close it: its engine has a thread of its own."""
 
-    def __init__(self, family: str, weights: Path, *, num_threads: int | None = None) -> None:
-        config = ModelConfig(
-            family=family, weights=str(weights), device="cpu", num_threads=num_threads
-        )
+    def __init__(self, family: str, weights: Path) -> None:
+        config = ModelConfig(family=family, weights=str(weights), device="cpu")
         self._engine: Engine = open_engine(config).engine
 
     def draw(self, request: GenerationRequest) -> Pixels:

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Final
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.easel import Easel, Pixels, encoded
@@ -149,7 +150,8 @@ def main() -> None:
         done = 100 * np.mean([trial.is_done for trial in ours])
         stray = np.mean([trial.stray for trial in ours])
         print(f"{kind:10} done {done:5.1f} % of {len(ours)}; other pixels {stray:.1f} levels off")
-    print(f"{np.median([trial.seconds for trial in trials]):.2f} s for an edit")
+    seconds = np.median([trial.seconds for trial in trials])
+    print(f"{seconds:.2f} s for an edit with {torch.get_num_threads()} threads")
     if given.sheet is not None:
         sheet(trials, 3).save(given.sheet)
     editor.close()

@@ -17,6 +17,7 @@ from ray.serve.config import RequestRouterConfig
 
 from deployments.config import LiveConfig, ModelConfig
 from deployments.describer import DescriberConfig, DescriberHost
+from deployments.engine.device import usable_cores
 from deployments.errors import AtelierError, LatentsLost
 from deployments.gemini import GeminiConfig, GeminiHost
 from deployments.host import ModelHost
@@ -30,6 +31,7 @@ from deployments.types import (
 )
 
 T = TypeVar("T")
+C = TypeVar("C", ModelConfig, DescriberConfig)
 
 
 class ModelReplica(ModelHost):
@@ -43,6 +45,7 @@ class ModelReplica(ModelHost):
         assigned = ray.get_runtime_context().get_assigned_resources()
         memory = round(assigned["memory"]) if "memory" in assigned else None
         reserved = Reserved(num_gpus=assigned.get("GPU", 0.0), memory=memory)
+        config = with_threads(config)
         super().__init__(config, context.app_name, limit, reserved)
 
     async def generate(  # type: ignore[override]
@@ -101,7 +104,7 @@ class DescriberReplica(DescriberHost):
         _log_with_serve()
         context = serve.get_replica_context()
         limit = context._deployment_config.max_ongoing_requests  # see ``ModelReplica``
-        super().__init__(config, context.app_name, limit)
+        super().__init__(with_threads(config), context.app_name, limit)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
@@ -163,6 +166,14 @@ async def _tell(
                 yield item
         except AtelierError as error:
             yield error
+
+
+def with_threads(config: C) -> C:
+    """Threads of a replica whose configuration names none; Ray would let it have one."""
+    if config.num_threads is not None:
+        return config
+    reserved = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
+    return config.model_copy(update={"num_threads": int(reserved) or usable_cores()})
 
 
 def _log_with_serve() -> None:

@@ -81,7 +81,8 @@ class ModelConfig(Strict):
         encode_bytes_per_token, denoise_bytes_per_token, decode_bytes_per_token: what encoding takes
             of memory for each image token of an input picture, a forward pass for each of each row,
             and decoding for each of a picture, beside the weights; None is measured at the start.
-        num_threads: torch's threads on a CPU; None is one for each core that the replica may use.
+        num_threads: torch's threads on a CPU; None is as many as the replica reserves cores, or,
+            if it reserves none, as it may use: set it where several replicas share a node.
         reference_pixels: how many pixels, about, the denoiser sees of each picture that an edit
             looks at, whatever the size drawn; each 256 of them are a token. 0 is as many as are
             drawn, None leaves it to the checkpoint.

@@ -55,7 +55,8 @@ class DescriberConfig(Strict):
         aliases: further names that requests may use.
         max_new_tokens: the longest text.
         num_beams: texts that are followed side by side; 1 is greedy.
-        num_threads: torch's threads on a CPU; None is one for each core that the replica may use.
+        num_threads: torch's threads on a CPU; None is as many as the replica reserves cores, or,
+            if it reserves none, as it may use: set it where several replicas share a node.
     """
 
     weights: str

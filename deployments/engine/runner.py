@@ -6,9 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import accumulate
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,29 +19,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may use: those it may run on, or fewer where a container's are.
-
-    Args:
-        quota: a control group's microseconds of cores per so many microseconds, or "max".
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # none there, or no limit
-        used, period = map(int, quota.read_text().split())
-        cores = min(cores, max(used // period, 1))
-    return cores
-
-
 class TorchRunner:
     """Runs a family's code on a torch device, without gradients.
 
     Args:
         device: a torch device name, as ``pick_device`` returns.
-        num_threads: torch's threads in the engine's thread; None is one for each core that this
-            process may use. Ray tells a replica that reserves no core to use one.
+        num_threads: torch's threads in the engine's thread on a CPU; None leaves torch's choice.
     """
 
     def __init__(self, device: str, num_threads: int | None = None) -> None:
@@ -58,7 +39,8 @@ class TorchRunner:
 
     def open(self) -> None:
         """Set the threads and the device of the calling thread."""
-        torch.set_num_threads(self._num_threads or usable_cores())
+        if self._num_threads is not None and self._device.type == "cpu":
+            torch.set_num_threads(self._num_threads)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 

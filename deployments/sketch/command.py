@@ -14,7 +14,7 @@ def command_line(description: str | None, *, minutes: float) -> argparse.Argumen
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=minutes)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a process")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -22,11 +22,11 @@ def command_line(description: str | None, *, minutes: float) -> argparse.Argumen
 def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What was given; from now on the log is shown, and torch takes so many threads."""
     given = parser.parse_args()
-    begin_to_log(given.threads)
+    start(given.threads)
     return given
 
 
-def begin_to_log(threads: int) -> None:
-    """From now on the log is shown, and torch takes so many threads."""
+def start(threads: int) -> None:
+    """From now on this process shows its log, and torch takes so many threads in it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)

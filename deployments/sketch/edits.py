@@ -277,7 +277,7 @@ def _some(thing: str) -> str:
     return "une" if thing in _FEMININE else "un"
 
 
-#: Edit -> how often it is asked for: those that are hard to learn, more.
+#: Edit -> how often it is asked for: those that lessons bring on most, more.
 _MAKERS: Final = {
     _edit_time: 2,
     _edit_sky: 2,

@@ -36,7 +36,8 @@ def fast_dtype() -> torch.dtype:
     """bfloat16 where it multiplies faster; processors without it take ten times as long."""
     if pick_device().type == "cuda":
         return torch.bfloat16
-    return min((torch.float32, torch.bfloat16), key=_seconds_to_multiply)
+    single, half = map(_seconds_to_multiply, (torch.float32, torch.bfloat16))
+    return torch.bfloat16 if workers.agreed(half / single) < 1 else torch.float32
 
 
 def _seconds_to_multiply(dtype: torch.dtype) -> float:
@@ -130,6 +131,7 @@ class Lesson:
     ) -> None:
         """``memory``: share of the average that one step leaves, such as 0.998."""
         self.modules = list(modules)
+        workers.share([parameter for module in modules for parameter in module.parameters()])
         self.averages = [copy.deepcopy(module).requires_grad_(False) for module in modules]
         self._optimizer = Muon(modules)
         self._rate, self._memory = rate, memory

@@ -35,8 +35,8 @@ _BALANCE: Final = 2.7
 def look(attention: Any, config: Any, offsets: Sequence[Offset]) -> None:
     """Let the first heads look at what lies so many frames, rows and columns ahead, and no further.
 
-    What they say of it stays, and none of it is written. Where no frame is, they look at the text;
-    beyond a border, at the nearest place, and the more at the text the longer it is.
+    Their values are left as they are, and ``to_out`` ignores them. Where no frame is, they look at
+    the text; beyond a border, at the nearest place, and the more at the text the longer it is.
     """
     size = config.attention_head_dim
     sides = _sides(config)

@@ -29,7 +29,7 @@ from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
 from deployments.sketch import workers
 from deployments.sketch.attention import plain_attention
-from deployments.sketch.command import begin_to_log, command_line, read
+from deployments.sketch.command import command_line, read, start
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.foreign import Pixels, retinted, with_horizon
 from deployments.sketch.lesson import (
@@ -132,7 +132,8 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
         _, drawings, edits = max(stage for stage in _PLAN if stage[0] <= share)
         if choices.random() < _EDITING:
             num_pictures = 2 if choices.random() < _COMBINING else 1
-            return _editing_loss(student, choices.choice(edits), num_pictures, rng)
+            form, is_whole = choices.choice(edits), choices.random() < _SEEN_WHOLE
+            return _editing_loss(student, form, num_pictures, rng, is_whole=is_whole)
         return _drawing_loss(student, choices.choice(drawings), rng)
 
     lesson.run(loss, partial(save_first, folder / "transformer"))
@@ -144,7 +145,9 @@ def _drawing_loss(student: _Student, form: Format, rng: Random) -> Tensor:
     return _flow_loss(student, clean, texts)
 
 
-def _editing_loss(student: _Student, form: Format, num_pictures: int, rng: Random) -> Tensor:
+def _editing_loss(
+    student: _Student, form: Format, num_pictures: int, rng: Random, *, is_whole: bool
+) -> Tensor:
     count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
     *references, clean = _pictures(edits, form, rng)
@@ -152,7 +155,7 @@ def _editing_loss(student: _Student, form: Format, num_pictures: int, rng: Rando
     are_shapes = torch.tensor([isinstance(edit.after, Shapes) for edit in edits])
     standing = _apart(references[0]) & are_shapes[:, None, None, None]
     changed = _changed(clean, references[0])
-    is_whole = form.count <= _FEW_EDITS or rng.random() < _SEEN_WHOLE
+    is_whole |= form.count <= _FEW_EDITS
     share = 1.0 if is_whole else min(form.width * form.height / _USUAL_PIXELS, 1)
     grids = _grids(references, share)
     counts = 1 + (_COUNTING - 1) * (changed | standing)
@@ -272,11 +275,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--workers", type=int, default=1, help="processes that learn together")
     given = read(parser)
-    workers.run(_teach, [given], workers=given.workers)
+    workers.run(_teach, [given], num_workers=given.workers)
 
 
 def _teach(given: argparse.Namespace) -> None:
-    begin_to_log(given.threads)
+    start(given.threads)
     teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
 
 

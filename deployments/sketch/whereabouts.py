@@ -18,8 +18,6 @@ from torch.nn.functional import avg_pool2d, max_pool2d, smooth_l1_loss
 
 from deployments.sketch.qwen_beginning import NUM_CONSTANTS, NUM_HELD
 
-#: Layers before a denoiser is asked.
-_LAYERS: Final = 3
 #: Places that count as one in what is told, and the most that is told.
 _UNIT: Final = 8.0
 _FAR: Final = 2.0
@@ -31,22 +29,25 @@ _BESIDE: Final = 0.1
 
 
 class Whereabouts(torch.nn.Module):
-    """Reads them off a denoiser's tokens."""
+    """Reads off a denoiser's tokens where the edit is."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tell = torch.nn.Linear(width - NUM_HELD - NUM_CONSTANTS, _NUM_TOLD)
         torch.nn.init.zeros_(self.tell.weight)
+        torch.nn.init.zeros_(self.tell.bias)
 
     @contextmanager
     def listening(self, model: Any) -> Iterator[list[Tensor]]:
         """What the tokens hold half way, (n, tokens, width), at each forward pass meanwhile."""
         heard: list[Tensor] = []
 
-        def hear(_: Any, __: Any, told: tuple[Tensor, Tensor]) -> None:
-            heard.append(told[1])
+        def hear(_: Any, __: Any, given: tuple[Tensor, Tensor]) -> None:
+            _text, tokens = given
+            heard.append(tokens)
 
-        handle = model.transformer_blocks[_LAYERS - 1].register_forward_hook(hear)
+        half = len(model.transformer_blocks) // 2
+        handle = model.transformer_blocks[half - 1].register_forward_hook(hear)
         try:
             yield heard
         finally:
@@ -59,14 +60,16 @@ class Whereabouts(torch.nn.Module):
             tokens: (n, at least height * width / 4, model's width), the picture's before others.
             changed: whether a latent changes, (n, 1, height, width).
         """
-        truth, counts = whereabouts(changed.float())
+        truth, counts = targets(changed.float())
         told = self.tell(tokens[:, : truth.shape[1], NUM_HELD:-NUM_CONSTANTS].float())
         errors = smooth_l1_loss(told, truth, reduction="none", beta=0.1).sum(dim=-1)
         return (errors * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1e-6)
 
 
-def whereabouts(changed: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, height * width / 4, 5) what is to be told of each place, and how much it counts.
+def targets(changed: Tensor) -> tuple[Tensor, Tensor]:
+    """What is to be told of each place, (n, places, 5), and how much it counts, (n, places).
+
+    Places are the height * width / 4 tokens of a picture.
 
     Args:
         changed: 1 where a latent changes, else 0: (n, 1, height, width).
@@ -77,9 +80,9 @@ def whereabouts(changed: Tensor) -> tuple[Tensor, Tensor]:
     columns, width = _span(is_there.any(dim=1))
     down = _offsets(share.shape[1], rows)[:, :, None].expand_as(share)
     right = _offsets(share.shape[2], columns)[:, None, :].expand_as(share)
-    told = [share, *(number / _UNIT for number in (down, right))]
-    told += [(side / _UNIT)[:, None, None].expand_as(share) for side in (height, width)]
-    truth = torch.stack(told, dim=-1).clamp(-_FAR, _FAR).flatten(1, 2)
+    sides = [side[:, None, None].expand_as(share) for side in (height, width)]
+    spans = [number / _UNIT for number in (down, right, *sides)]
+    truth = torch.stack([share, *spans], dim=-1).clamp(-_FAR, _FAR).flatten(1, 2)
     is_near = (down.abs() < 2 * height[:, None, None]) & (right.abs() < 2 * width[:, None, None])
     counts = torch.where(is_near, 1.0, _BESIDE) * is_there.flatten(1).any(dim=1)[:, None, None]
     return truth, counts.flatten(1)

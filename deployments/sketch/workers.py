@@ -1,11 +1,12 @@
 """Workers: processes that take a lesson together, each with its own pictures, all with one model.
 
-Two of one thread get through nearly twice the pictures that one of two threads does.
+On two cores two of one thread each get through more pictures than one of two threads.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,22 +16,32 @@ import torch.distributed as dist
 from torch import Tensor, multiprocessing
 
 
-def run(work: Callable[..., None], arguments: Sequence[Any], *, workers: int) -> None:
-    """Call ``work(*arguments)`` in so many processes, or, if it is one, in this one."""
-    if workers == 1:
+def run(work: Callable[..., None], arguments: Sequence[Any], *, num_workers: int) -> None:
+    """Call ``work(*arguments)`` in so many processes, or, if it is one, in this one.
+
+    For several, ``work`` can be imported by its name, and the arguments can be pickled. Raises
+    ``ValueError`` for fewer than one.
+    """
+    if num_workers < 1:
+        raise ValueError(f"{num_workers} workers; at least 1 is needed")
+    if num_workers == 1:
         work(*arguments)
         return
     with tempfile.TemporaryDirectory() as meeting:
         multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-            _join, (work, tuple(arguments), workers, f"{meeting}/store"), nprocs=workers
+            _join, (work, tuple(arguments), num_workers, f"{meeting}/store"), nprocs=num_workers
         )
 
 
 def _join(
-    rank: int, work: Callable[..., None], arguments: Sequence[Any], workers: int, store: str
+    index: int, work: Callable[..., None], arguments: Sequence[Any], num_workers: int, store: str
 ) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=workers)
+    if sys.platform == "linux":
+        # NOTE: else Gloo looks for the host's name, which may lead nowhere.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=index, world_size=num_workers
+    )
     try:
         work(*arguments)
     finally:
@@ -38,7 +49,7 @@ def _join(
 
 
 def rank() -> int:
-    """Which worker this is, from 0; the first one saves and logs."""
+    """Which worker this is, from 0; the first one saves, and logs how it goes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -52,13 +63,28 @@ def agreed(number: float) -> float:
 
 
 @torch.no_grad()
+def share(parameters: Sequence[Tensor]) -> None:
+    """Give every worker the first one's values."""
+    if dist.is_initialized():
+        for parameter in parameters:
+            values = parameter.cpu()
+            dist.broadcast(values, 0)
+            parameter.copy_(values)
+
+
+@torch.no_grad()
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Give every worker the mean of all workers' gradients; one that is missing counts as zero."""
+    """Give every worker the mean of all workers' gradients.
+
+    One that some lack counts as zero there; one that all lack stays missing.
+    """
     if not dist.is_initialized():
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients]).cpu()
+    there = torch.tensor([float(p.grad is not None) for p in parameters])
+    flat = torch.cat([there, *(gradient.flatten().cpu() for gradient in gradients)])
     dist.all_reduce(flat)
-    means = torch.split(flat / dist.get_world_size(), [p.numel() for p in parameters])
-    for parameter, mean in zip(parameters, means, strict=True):
-        parameter.grad = mean.view_as(parameter).to(parameter.device)
+    there, *sums = torch.split(flat, [len(there), *(p.numel() for p in parameters)])
+    for parameter, found, total in zip(parameters, there.tolist(), sums, strict=True):
+        mean = (total / dist.get_world_size()).view_as(parameter).to(parameter.device)
+        parameter.grad = mean if found else None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.serve import Application
 
-from deployments.app import build, build_describer, build_gemini
+from deployments.app import build, build_describer, build_gemini, with_threads
+from deployments.config import ModelConfig
+from deployments.engine.device import usable_cores
 from router.cluster import HOSTS
 
 
@@ -29,3 +33,24 @@ def test_gateway_knows_every_host(application: Application, name: str) -> None:
 def test_unknown_arguments_are_refused_naming_the_known(builder: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown key 'colour'; known: .*aliases"):
         builder({"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("configured", "reserved", "threads"),
+    [
+        pytest.param(3, {"CPU": 8.0}, 3, id="configured"),
+        pytest.param(None, {"CPU": 8.0}, 8, id="reserved"),
+        pytest.param(None, {"CPU": 0.5}, usable_cores(), id="a share of a core"),
+        pytest.param(None, {}, usable_cores(), id="nothing reserved"),
+    ],
+)
+def test_replica_has_threads_for_the_cores_that_are_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    configured: int | None,
+    reserved: dict[str, float],
+    threads: int,
+) -> None:
+    context = SimpleNamespace(get_assigned_resources=lambda: reserved)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    config = ModelConfig(family="fake", num_threads=configured)
+    assert with_threads(config).num_threads == threads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from deployments.engine.runner import (  # noqa: E402
     is_device_lost,
     pick_device,
     pick_dtype,
-    usable_cores,
 )
 
 
@@ -27,21 +25,6 @@ def test_run_is_without_gradients_and_loads_stay_ordinary() -> None:
     loaded = runner.load(lambda name: torch.nn.Linear(2, 2), None)
     assert not loaded.weight.is_inference()
     assert torch.get_num_threads() == 1
-
-
-def test_threads_are_as_many_as_the_cores_that_the_process_may_use(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        TorchRunner("cpu").open()
-        cores = usable_cores()
-        assert torch.get_num_threads() == cores >= 1
-    finally:
-        torch.set_num_threads(before)
-    quota = tmp_path / "cpu.max"
-    for text, expected in (("max 100000", cores), ("50000 100000", 1), ("900000 100", cores)):
-        quota.write_text(text)
-        assert usable_cores(quota) == expected
-    assert usable_cores(tmp_path / "missing") >= cores
 
 
 @pytest.mark.parametrize(

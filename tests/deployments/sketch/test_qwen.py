@@ -145,6 +145,10 @@ def test_the_second_layer_sees_what_its_reference_holds_beside_a_place(begun: Pa
     for head, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
         beside = tokens.roll((-down, -right), (0, 1))[1:-1, 1:-1]
         assert (seen[1:-1, 1:-1, head] - beside).abs().mean() < 0.05
+    model = denoiser(begun)
+    size = model.config.attention_head_dim
+    values = model.transformer_blocks[1].attn.to_v.weight[: 4 * size].view(4, size, -1)
+    assert (values[:, NUM_SAYING:] != 0).any(dim=-1).all()  # what is theirs to learn is not silent
 
 
 def test_a_model_with_too_few_heads_cannot_begin() -> None:

@@ -12,54 +12,78 @@ from deployments.sketch import workers  # noqa: E402
 from deployments.sketch.lesson import Lesson  # noqa: E402
 
 
+class _Pupil(torch.nn.Module):
+    """What workers begin with differs, and one layer is asked in every third step only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(workers.rank())
+        self.first, self.second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        self.num_asked = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.num_asked += 1
+        hidden: torch.Tensor = self.first(inputs)
+        return hidden if self.num_asked % 3 else self.second(hidden)
+
+
 def _take(folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = torch.nn.Linear(4, 4)
-    torch.manual_seed(workers.rank())
-    inputs = torch.randn(8, 4)
-    lesson = Lesson([model], minutes=0.02, rate=3e-2, memory=0.9)
+    pupil = _Pupil()
+    inputs = torch.randn(8, 8)
+    lesson = Lesson([pupil], minutes=0.02, rate=3e-2, memory=0.9)
+    begun = {name: value.clone() for name, value in pupil.state_dict().items()}
 
     def loss(progress: float) -> torch.Tensor:
-        return (model(inputs) - workers.rank()).square().mean()
+        error: torch.Tensor = (pupil(inputs) - workers.rank()).square().mean()
+        return error
 
     def save(averages: object) -> None:
         (folder / f"saved by {workers.rank()}").touch()
 
     lesson.run(loss, save)
-    torch.save((model.state_dict(), inputs), folder / f"{workers.rank()}.pt")
+    states = [begun, pupil.state_dict(), lesson.averages[0].state_dict()]
+    torch.save([states, inputs], folder / f"{workers.rank()}.pt")
 
 
 def _average(folder: Path) -> None:
-    taught, missed = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
-    taught.grad = torch.full((2,), float(workers.rank()))
+    parameters = [torch.zeros(size, requires_grad=True) for size in (2, 3, 4)]
+    parameters[0].grad = torch.full((2,), float(workers.rank()))
     if workers.rank() == 1:
-        missed.grad = torch.ones(3)
-    workers.average_gradients([taught, missed])
-    found = taught.grad.tolist(), missed.grad.tolist(), workers.agreed(workers.rank() + 7)
-    torch.save(found, folder / f"{workers.rank()}.pt")
+        parameters[1].grad = torch.ones(3)
+    workers.average_gradients(parameters)
+    found = [None if p.grad is None else p.grad.tolist() for p in parameters]
+    torch.save([found, workers.agreed(workers.rank() + 7)], folder / f"{workers.rank()}.pt")
 
 
 def test_workers_end_with_the_same_model_from_different_pictures(tmp_path: Path) -> None:
-    workers.run(_take, [tmp_path], workers=2)
+    workers.run(_take, [tmp_path], num_workers=2)
     (first, seen), (second, also_seen) = (torch.load(tmp_path / f"{k}.pt") for k in range(2))
     assert not torch.equal(seen, also_seen)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for ours, theirs in zip(first, second, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    begun, ended, _average = first
+    assert not any(torch.equal(begun[name], ended[name]) for name in begun)
     assert [path.name for path in tmp_path.glob("saved*")] == ["saved by 0"]
 
 
 def test_gradients_are_averaged_and_the_first_workers_number_holds(tmp_path: Path) -> None:
-    workers.run(_average, [tmp_path], workers=2)
+    workers.run(_average, [tmp_path], num_workers=2)
     for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == ([0.5, 0.5], [0.5, 0.5, 0.5], 7.0)
+        assert torch.load(tmp_path / f"{rank}.pt") == [[[0.5] * 2, [0.5] * 3, None], 7.0]
 
 
 def test_one_worker_is_this_process() -> None:
     called: list[str] = []
-    workers.run(called.append, ["here"], workers=1)
+    workers.run(called.append, ["here"], num_workers=1)
     assert called == ["here"]
     assert workers.rank() == 0
     assert workers.agreed(0.5) == 0.5
     alone = torch.zeros(2, requires_grad=True)
     workers.average_gradients([alone])
     assert alone.grad is None
+
+
+def test_fewer_than_one_worker_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 workers; at least 1"):
+        workers.run(print, [], num_workers=0)
