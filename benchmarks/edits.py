@@ -19,11 +19,11 @@ from random import Random
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 
 from benchmarks.easel import Easel, Pixels, encoded
 from benchmarks.pictures import WEIGHTS
+from deployments.engine.device import usable_cores
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.meaning import EDITS
 from deployments.sketch.painter import paint
@@ -151,7 +151,7 @@ def main() -> None:
         stray = np.mean([trial.stray for trial in ours])
         print(f"{kind:10} done {done:5.1f} % of {len(ours)}; other pixels {stray:.1f} levels off")
     seconds = np.median([trial.seconds for trial in trials])
-    print(f"{seconds:.2f} s for an edit with {torch.get_num_threads()} threads")
+    print(f"{seconds:.2f} s for an edit on {usable_cores()} cores")
     if given.sheet is not None:
         sheet(trials, 3).save(given.sheet)
     editor.close()

@@ -12,7 +12,7 @@ from benchmarks.edits import Editor, Trial, edits
 from deployments.sketch.assemble import EDITOR, WEIGHTS
 
 #: Kinds of edits that it does nearly always.
-CHANGES = ("time", "sky", "ground", "remove", "recolour")
+CHANGES = ("time", "sky", "ground", "remove", "add", "paint", "combine")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def trials() -> Iterator[dict[str, list[Trial]]]:
     """Two edits each of some kinds, by the kind."""
     torch.set_num_threads(1)
     editor = Editor(WEIGHTS / EDITOR, steps=8, guidance=1.0, size=(512, 512))
-    done: dict[str, list[Trial]] = {kind: [] for kind in (*CHANGES, "paint")}
+    done: dict[str, list[Trial]] = {kind: [] for kind in CHANGES}
     for edit in edits(2):
         if (kind := edit.asks["edit"]) in done:
             done[kind].append(editor.try_out(edit))
@@ -38,4 +38,4 @@ def test_an_edit_keeps_what_it_does_not_name(trials: dict[str, list[Trial]]) -> 
     assert len(trials["paint"]) == 2
     for trial in trials["paint"]:
         assert np.corrcoef(trial.seen.ravel(), trial.before[0].ravel())[0, 1] > 0.9
-        assert trial.stray < 8
+        assert trial.stray < 6
