@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.config import ModelConfig
+from deployments.engine.device import usable_cores
 from deployments.engine.engine import Engine
 from deployments.engine.events import Failed, Finished
 from deployments.opening import open_engine
@@ -25,7 +26,9 @@ class Easel:
     """Close it: its engine has a thread of its own."""
 
     def __init__(self, family: str, weights: Path) -> None:
-        config = ModelConfig(family=family, weights=str(weights), device="cpu")
+        config = ModelConfig(
+            family=family, weights=str(weights), device="cpu", num_threads=usable_cores()
+        )
         self._engine: Engine = open_engine(config).engine
 
     def draw(self, request: GenerationRequest) -> Pixels:

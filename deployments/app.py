@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -45,8 +45,7 @@ class ModelReplica(ModelHost):
         assigned = ray.get_runtime_context().get_assigned_resources()
         memory = round(assigned["memory"]) if "memory" in assigned else None
         reserved = Reserved(num_gpus=assigned.get("GPU", 0.0), memory=memory)
-        config = with_threads(config)
-        super().__init__(config, context.app_name, limit, reserved)
+        super().__init__(with_threads(config, assigned), context.app_name, limit, reserved)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
@@ -104,7 +103,8 @@ class DescriberReplica(DescriberHost):
         _log_with_serve()
         context = serve.get_replica_context()
         limit = context._deployment_config.max_ongoing_requests  # see ``ModelReplica``
-        super().__init__(with_threads(config), context.app_name, limit)
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        super().__init__(with_threads(config, assigned), context.app_name, limit)
 
     async def generate(  # type: ignore[override]
         self, request_id: str, request: GenerationRequest
@@ -168,12 +168,17 @@ async def _tell(
             yield error
 
 
-def with_threads(config: C) -> C:
-    """Threads of a replica whose configuration names none; Ray would let it have one."""
+def with_threads(config: C, assigned: Mapping[str, float]) -> C:
+    """Threads of a replica whose configuration names none; Ray would let it have one.
+
+    Args:
+        assigned: what Ray reserved for the replica, by its names of resources.
+    """
     if config.num_threads is not None:
         return config
-    reserved = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
-    return config.model_copy(update={"num_threads": int(reserved) or usable_cores()})
+    return config.model_copy(
+        update={"num_threads": int(assigned.get("CPU", 0.0)) or usable_cores()}
+    )
 
 
 def _log_with_serve() -> None:

@@ -29,7 +29,7 @@ from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
 from deployments.sketch import workers
 from deployments.sketch.attention import plain_attention
-from deployments.sketch.command import command_line, read, start
+from deployments.sketch.command import command_line, start
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.foreign import Pixels, retinted, with_horizon
 from deployments.sketch.lesson import (
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--workers", type=int, default=1, help="processes that learn together")
-    given = read(parser)
+    given = parser.parse_args()
     workers.run(_teach, [given], num_workers=given.workers)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from ray.serve import Application
 
 from deployments.app import build, build_describer, build_gemini, with_threads
@@ -45,12 +43,7 @@ def test_unknown_arguments_are_refused_naming_the_known(builder: Any) -> None:
     ],
 )
 def test_replica_has_threads_for_the_cores_that_are_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-    configured: int | None,
-    reserved: dict[str, float],
-    threads: int,
+    configured: int | None, reserved: dict[str, float], threads: int
 ) -> None:
-    context = SimpleNamespace(get_assigned_resources=lambda: reserved)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     config = ModelConfig(family="fake", num_threads=configured)
-    assert with_threads(config).num_threads == threads
+    assert with_threads(config, reserved).num_threads == threads

@@ -62,7 +62,7 @@ def test_workers_end_with_the_same_model_from_different_pictures(tmp_path: Path)
     assert not torch.equal(seen, also_seen)
     for ours, theirs in zip(first, second, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    begun, ended, _average = first
+    begun, ended, _ = first
     assert not any(torch.equal(begun[name], ended[name]) for name in begun)
     assert [path.name for path in tmp_path.glob("saved*")] == ["saved by 0"]
 
