@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--size", default="512x512")
     parser.add_argument("--cell", type=int, default=256)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    given = parser.parse_args()
+    # NOTE: parse_args takes no prompts that come after an option.
+    given = parser.parse_intermixed_args()
     width, height = map(int, given.size.split("x"))
     draw = opened(given.weights / given.model, given.steps, given.guidance, (width, height))
     rows = -(-len(given.prompts) // _COLUMNS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from deployments.sketch import workers
 
 
 def command_line(description: str | None, *, minutes: float) -> argparse.ArgumentParser:
@@ -22,11 +25,23 @@ def command_line(description: str | None, *, minutes: float) -> argparse.Argumen
 def read(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What was given; from now on the log is shown, and torch takes so many threads."""
     given = parser.parse_args()
-    start(given.threads)
+    _start(given.threads)
     return given
 
 
-def start(threads: int) -> None:
-    """From now on this process shows its log, and torch takes so many threads in it."""
+def run(parser: argparse.ArgumentParser, teach: Callable[[argparse.Namespace], None]) -> None:
+    """``teach`` what is given, in as many ``--workers`` as it says; each shows its log, and so many
+    threads are each one's. ``teach`` can be imported by its name."""
+    parser.add_argument("--workers", type=int, default=1, help="processes that learn together")
+    given = parser.parse_args()
+    workers.run(_teach, [teach, given], num_workers=given.workers)
+
+
+def _teach(teach: Callable[[argparse.Namespace], None], given: argparse.Namespace) -> None:
+    _start(given.threads)
+    teach(given)
+
+
+def _start(threads: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from deployments.sketch.loose_shapes import are_clear, loose_shapes
 from deployments.sketch.palette import COLOURS
 from deployments.sketch.scenes import (
     HOUSE_COLOURS,
@@ -18,7 +19,6 @@ from deployments.sketch.scenes import (
     Shapes,
     land_things,
     random_landscape,
-    random_shapes,
     sky_things,
 )
 
@@ -85,9 +85,11 @@ _NAMES: Final[dict[str, tuple[str, str, str]]] = {
 _FEMININE: Final = ("moon", "house")
 
 
-def random_edit(rng: Random) -> Edit:
-    """Any edit."""
-    [make] = rng.choices([*_MAKERS], [*_MAKERS.values()])
+def random_edit(rng: Random, kind: str | None = None) -> Edit:
+    """Any edit, or any of a kind of ``meaning.EDITS``."""
+    if kind is None:
+        [kind] = rng.choices([*_MAKERS], [rate for _, rate in _MAKERS.values()])
+    make, _ = _MAKERS[kind]
     return make(rng)
 
 
@@ -162,7 +164,7 @@ def _paint_house(rng: Random) -> Edit:
 
 
 def _recolour(rng: Random) -> Edit:
-    before = _loose_shapes(rng)
+    before = loose_shapes(rng)
     index = rng.randrange(len(before.shapes))
     old = before.shapes[index]
     colour = rng.choice([c for c in COLOURS if c not in (old.colour, before.ground)])
@@ -180,7 +182,7 @@ def _recolour(rng: Random) -> Edit:
 
 
 def _reground(rng: Random) -> Edit:
-    before = _loose_shapes(rng)
+    before = loose_shapes(rng)
     used = {before.ground, *(shape.colour for shape in before.shapes)}
     colour = rng.choice([c for c in COLOURS if c not in used])
     form = rng.choice(
@@ -195,7 +197,7 @@ def _reground(rng: Random) -> Edit:
 
 
 def _reshape(rng: Random) -> Edit:
-    before = _loose_shapes(rng)
+    before = loose_shapes(rng)
     index = rng.randrange(len(before.shapes))
     old = before.shapes[index]
     kind = rng.choice([k for k in KINDS if k != old.kind])
@@ -206,6 +208,8 @@ def _reshape(rng: Random) -> Edit:
         )
     )
     after = _with_shape(before, index, replace(old, kind=kind))
+    if not are_clear(after.shapes):
+        return _reshape(rng)
     asks = {"edit": "reshape", "kind": kind, **_asked(before, index)}
     instruction = form.format(_told(before, index), kind)
     return Edit(before=(before,), instruction=instruction, after=after, asks=asks)
@@ -213,7 +217,7 @@ def _reshape(rng: Random) -> Edit:
 
 def _combine(rng: Random) -> Edit:
     """The second picture's shape, in its place and size, on the first one's ground."""
-    ground, giver = _loose_shapes(rng, "single"), _loose_shapes(rng, "single")
+    ground, giver = loose_shapes(rng, "single"), loose_shapes(rng, "single")
     [given] = giver.shapes
     if given.colour == ground.ground:
         return _combine(rng)
@@ -235,17 +239,6 @@ def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
     thing = rng.choice((*sky_things(scene.time), *land_things(scene.land)))
     hiding = {"mountains"} if thing == "sun" and scene.time == "sunset" else set()
     return replace(scene, things=scene.things - hiding | {thing}), thing
-
-
-def _loose_shapes(rng: Random, layout: str | None = None) -> Shapes:
-    """Shapes as others draw them: in half of the pictures off their places, larger or smaller."""
-    scene = random_shapes(rng, layout)
-    if rng.random() < 0.5:
-        return scene
-    room = 0.12 if scene.layout == "single" else 0.04
-    x, y, size = rng.uniform(-room, room), rng.uniform(-room, room), rng.uniform(0.6, 1.1)
-    shapes = [replace(s, x=s.x + x, y=s.y + y, radius=s.radius * size) for s in scene.shapes]
-    return replace(scene, shapes=tuple(shapes))
 
 
 def _told(scene: Shapes, index: int) -> str:
@@ -277,15 +270,16 @@ def _some(thing: str) -> str:
     return "une" if thing in _FEMININE else "un"
 
 
-#: Edit -> how often it is asked for: those that lessons bring on most, more.
+#: Kind of edit -> what makes it, and how often it is asked for: those that lessons bring on most,
+#: more.
 _MAKERS: Final = {
-    _edit_time: 2,
-    _edit_sky: 2,
-    _add: 7,
-    _remove: 2,
-    _paint_house: 5,
-    _recolour: 5,
-    _reground: 2,
-    _reshape: 3,
-    _combine: 2,
+    "time": (_edit_time, 2),
+    "sky": (_edit_sky, 2),
+    "add": (_add, 4),
+    "remove": (_remove, 4),
+    "paint": (_paint_house, 3),
+    "recolour": (_recolour, 7),
+    "ground": (_reground, 2),
+    "reshape": (_reshape, 8),
+    "combine": (_combine, 2),
 }

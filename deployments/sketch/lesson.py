@@ -6,7 +6,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deployments.sketch import workers
+from deployments.sketch.attention import plain_attention
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +52,12 @@ def _seconds_to_multiply(dtype: torch.dtype) -> float:
     return min(tries)
 
 
-def reduced_precision(device: torch.device) -> torch.autocast:
-    """What forward passes run in: bfloat16 where that is faster, else nothing else."""
+@contextmanager
+def forward_pass(device: torch.device) -> Iterator[None]:
+    """What lessons' forward passes run in: bfloat16 where faster; plain attention on processors."""
     is_faster = fast_dtype() is torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_faster), plain_attention(device):
+        yield
 
 
 def rooted(errors: Tensor, small: float) -> Tensor:
@@ -123,7 +127,8 @@ def _is_embedding(module: torch.nn.Module) -> bool:
 class Lesson:
     """Muon on some modules until the minutes are over; what is saved is a moving average.
 
-    Minutes are the clock's, so that a run ends when it shall, however busy the machine is.
+    Minutes are the clock's, from ``run`` on, so that a run ends when it shall, however busy the
+    machine is; there is always one step.
     """
 
     def __init__(
@@ -136,19 +141,14 @@ class Lesson:
         self._optimizer = Muon(modules)
         self._rate, self._memory = rate, memory
         self._seconds = minutes * 60
-        self._began = time.monotonic()
         self._num_steps = 0
 
-    @property
-    def progress(self) -> float:
-        """0 at the beginning, 1 and more when it is over."""
-        return (time.monotonic() - self._began) / self._seconds
-
     def run(self, loss: Callable[[float], Tensor], save: Callable[[Sequence[Any]], None]) -> None:
-        """Repeat steps on ``loss(progress)``; ``save`` gets the averages now and then, and last."""
-        saved, shown = time.monotonic(), time.monotonic()
+        """Repeat steps on ``loss(progress)``, which goes from 0 to 1; ``save`` gets the averages
+        now and then, and last."""
+        now = began = saved = shown = time.monotonic()
         smooth = math.nan
-        while (progress := workers.agreed(self.progress)) < 1:
+        while (progress := workers.agreed((now - began) / self._seconds)) < 1:
             value = self._step(loss(progress), progress)
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             now = time.monotonic()
@@ -171,7 +171,7 @@ class Lesson:
         norm = torch.nn.utils.clip_grad_norm_(self._optimizer.parameters, 1.0)
         self._num_steps += 1
         if not torch.isfinite(norm):
-            # NOTE: diffusers' AttnProcessor adds 0 times fresh memory, which may hold a NaN.
+            # One bad batch would spoil all that has been learnt.
             logger.warning("step %d: the gradient is not finite; left out", self._num_steps)
             return float(loss.detach())
         self._optimizer.step(self._rate * _pace(progress))

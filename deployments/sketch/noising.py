@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,13 @@ NOISE: Final[dict[str, Any]] = {
     "timestep_spacing": "trailing",
     "steps_offset": 1,
 }
+
+#: Timestep from which on a picture is not yet decided, so that without text none can be told.
+UNDECIDED: Final = 880
+#: Share of the decided pictures that are too strong already.
+_TOO_STRONG: Final = 0.3
+#: How many times as strong as they should be, at most.
+_MOST_TOO_STRONG: Final = 8.0
 
 _BETAS: Final = (
     torch.linspace(NOISE["beta_start"] ** 0.5, NOISE["beta_end"] ** 0.5, NUM_TIMESTEPS) ** 2
@@ -68,6 +76,28 @@ def fresh_noise(clean: Tensor, begins: Tensor) -> Tensor:
 def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """``noised`` with ``fresh_noise``: latents at these timesteps, and the velocity there."""
     return noised(clean, fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1), timesteps)
+
+
+def noised_too_strongly(
+    clean: Tensor, timesteps: Tensor, *, since: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``noised_astray``, but guidance has made some pictures below ``UNDECIDED`` too strong.
+
+    While nothing of a picture is decided, guidance makes what the text says many times too strong.
+    A sampler takes what is too much of it at timestep ``since``, where that ends, for noise, and
+    keeps it.
+
+    Returns:
+        Latents, velocity, and which rows are too strong, (n, 1, 1, 1).
+    """
+    each = len(clean), 1, 1, 1
+    noise = fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1)
+    is_strong = torch.rand(each, device=clean.device) < _TOO_STRONG
+    is_strong &= (timesteps < UNDECIDED).view(each)
+    times = 1 + (_MOST_TOO_STRONG - 1) * torch.rand(each, device=clean.device)
+    alpha = float(_ALPHAS[since])
+    drift = (times - 1) * math.sqrt(alpha / (1 - alpha)) * clean
+    return (*noised(clean, torch.where(is_strong, noise + drift, noise), timesteps), is_strong)
 
 
 def _tossed(rows: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
     python -m deployments.sketch.train_denoiser FOLDER [--minutes 60] [--seed 0] [--begin 0]
                                                  [--times 1] [--guided] [--rate 0.02]
+                                                 [--workers 1]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
 trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too; that
@@ -10,6 +11,7 @@ comes after ``train_turbo``, which writes this UNet anew.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,14 +20,19 @@ from typing import Any, Final
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.command import command_line, read
-from deployments.sketch.lesson import Lesson, pick_device, reduced_precision, rooted, save_first
-from deployments.sketch.noising import NUM_TIMESTEPS, noised_astray
+from deployments.sketch import workers
+from deployments.sketch.command import command_line, run
+from deployments.sketch.lesson import Lesson, forward_pass, pick_device, rooted, save_first
+from deployments.sketch.noising import (
+    NUM_TIMESTEPS,
+    UNDECIDED,
+    noised_astray,
+    noised_too_strongly,
+)
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
 from deployments.sketch.unet import unet
@@ -38,8 +45,6 @@ _PURE_NOISE: Final = 0.12
 
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
-#: Timestep from which on a picture is not yet decided, so that without text none can be told.
-_UNDECIDED: Final = 880
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
 #: How much more a place counts the more it differs from those around it.
@@ -71,8 +76,7 @@ def teach(
         begin: share of the sizes' plan that is skipped.
         is_guided: whether guidance is part of it, see ``guided_loss``.
     """
-    torch.manual_seed(seed)
-    rng = Random(seed)
+    choices, rng = workers.dice(seed)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
     encoder.requires_grad_(False).to(pick_device())
@@ -81,7 +85,7 @@ def teach(
     nothing = embed(tokenizer, encoder, [""])
 
     def loss(progress: float) -> Tensor:
-        form = _pick_format(begin + (1 - begin) * progress, rng)
+        form = _pick_format(begin + (1 - begin) * progress, choices)
         clean, captions = draw_sheet(form, captioned, rng, times)
         clean = clean.to(model.device)
         if is_guided:
@@ -102,11 +106,8 @@ def read_unet(folder: Path) -> Any:
 
 
 def made_trainable(model: Any) -> Any:
-    """On the device; for a processor and few tokens, plain attention is the fastest."""
-    device = pick_device()
-    if device.type == "cpu":
-        model.set_attn_processor(AttnProcessor())
-    return model.to(device, memory_format=torch.channels_last)
+    """On the device, in the memory format that convolutions are fastest in."""
+    return model.to(pick_device(), memory_format=torch.channels_last)
 
 
 def _pick_format(progress: float, rng: Random) -> Format:
@@ -146,7 +147,7 @@ def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Te
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity = noised_astray(clean, timesteps)
     noisy = noisy.to(memory_format=torch.channels_last)
-    with reduced_precision(clean.device):
+    with forward_pass(clean.device):
         predicted = model(noisy, timesteps, text, return_dict=False)[0]
     return velocity_loss(predicted, velocity, clean)
 
@@ -155,15 +156,16 @@ def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: 
     """The same of what any guidance makes of predictions with text and without.
 
     Guidance multiplies every difference between them, mistakes too: pictures become grainy and
-    their colours too strong, unless both have learnt to agree on what can already be seen.
+    their colours too strong, unless both have learnt to agree on what can already be seen. Some
+    pictures are too strong already; they are to be led back.
 
     Args:
         nothing: what the empty text says, (1, 77, width).
     """
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
-    noisy, velocity = noised_astray(clean, timesteps)
+    noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED)
     noisy = noisy.to(memory_format=torch.channels_last)
-    with reduced_precision(clean.device):
+    with forward_pass(clean.device):
         predicted = model(
             torch.cat([noisy, noisy]),
             torch.cat([timesteps, timesteps]),
@@ -172,7 +174,7 @@ def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: 
         )[0]
     named, unnamed = predicted.float().chunk(2)
     guidance = 1 + (_MOST_GUIDANCE - 1) * torch.rand(len(clean), 1, 1, 1, device=clean.device)
-    guidance = torch.where((timesteps >= _UNDECIDED).view(-1, 1, 1, 1), 1.0, guidance)
+    guidance = torch.where((timesteps >= UNDECIDED).view(-1, 1, 1, 1), 1.0, guidance)
     losses = [velocity_loss(unnamed + guidance * (named - unnamed), velocity, clean)]
     for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
         losses.append(share * velocity_loss(alone, velocity, clean))
@@ -211,7 +213,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1, help="how many times larger batches")
     parser.add_argument("--rate", type=float, default=2e-2)
     parser.add_argument("--guided", action="store_true", help="learn what guidance makes of it")
-    given = read(parser)
+    run(parser, _teach)
+
+
+def _teach(given: argparse.Namespace) -> None:
     teach(
         given.folder,
         given.minutes,

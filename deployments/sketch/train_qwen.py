@@ -28,19 +28,19 @@ from deployments.families.flow_schedulers import shift_exponent
 from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
 from deployments.sketch import workers
-from deployments.sketch.attention import plain_attention
-from deployments.sketch.command import command_line, start
+from deployments.sketch.command import command_line, run
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.foreign import Pixels, retinted, with_horizon
 from deployments.sketch.lesson import (
     Lesson,
+    forward_pass,
     pick_device,
-    reduced_precision,
     rooted,
     save_first,
 )
 from deployments.sketch.noising import fresh_noise
 from deployments.sketch.painter import paint
+from deployments.sketch.questions import Asked, Questions, asked_of
 from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
@@ -48,7 +48,6 @@ from deployments.sketch.qwen_thumbnails import qwen_latents
 from deployments.sketch.scenes import Landscape, Shapes
 from deployments.sketch.sheets import Format, draw_sheet
 from deployments.sketch.thumbnails import thumbnails
-from deployments.sketch.whereabouts import Whereabouts
 from deployments.sketch.wording import captioned
 
 #: From which share of the lesson on -> sizes of drawings, and of edits with their references. What
@@ -89,8 +88,6 @@ _UNNAMING: Final = ("remove", "reshape", "combine")
 #: How much more what an edit changes counts than what it keeps. All shapes of a picture count as
 #: much: else to change each of them would cost less than to find out which is meant.
 _COUNTING: Final = 4.0
-#: How much it counts what the denoiser tells of where an edit is.
-_ASKING: Final = 0.2
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
 #: The language model sees pictures of all sizes in as many tokens. It does so in this share of the
@@ -103,18 +100,16 @@ _USUAL_PIXELS: Final = 512 * 512
 
 @dataclass(frozen=True, slots=True)
 class _Student:
-    """A denoiser, what reads its texts, and what asks it where an edit is."""
+    """A denoiser, what reads its texts, and what asks it from within."""
 
     model: Any
     reader: QwenReader
-    asker: Whereabouts
+    questions: Questions
 
 
 def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
     """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
-    torch.manual_seed(seed + workers.rank())
-    # Workers choose alike how much there is to do, and each for itself what is in the pictures.
-    choices, rng = Random(seed), Random(f"{seed} {workers.rank()}")
+    choices, rng = workers.dice(seed)
     device = pick_device()
     text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder / "text_encoder", dtype=torch.float32
@@ -124,8 +119,8 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
         folder / "transformer", torch_dtype=torch.float32
     ).to(device)
     hold(model)
-    student = _Student(model, reader, Whereabouts(model.inner_dim).to(device))
-    lesson = Lesson([model, student.asker], minutes=minutes, rate=rate, memory=0.995)
+    student = _Student(model, reader, Questions(model.inner_dim).to(device))
+    lesson = Lesson([model, student.questions], minutes=minutes, rate=rate, memory=0.995)
 
     def loss(progress: float) -> Tensor:
         share = begin + (1 - begin) * progress
@@ -159,7 +154,8 @@ def _editing_loss(
     share = 1.0 if is_whole else min(form.width * form.height / _USUAL_PIXELS, 1)
     grids = _grids(references, share)
     counts = 1 + (_COUNTING - 1) * (changed | standing)
-    asked = changed & torch.tensor([text != _BLANK for text in texts])[:, None, None, None]
+    is_told = torch.tensor([text != _BLANK for text in texts])
+    asked = asked_of(edits, changed, is_told)
     return _flow_loss(
         student, clean, texts, references=references, grids=grids, counts=counts, asked=asked
     )
@@ -208,7 +204,7 @@ def _flow_loss(
     references: Sequence[Tensor] = (),
     grids: Sequence[Grid] = (),
     counts: Tensor | None = None,
-    asked: Tensor | None = None,
+    asked: Asked | None = None,
 ) -> Tensor:
     """Error of the flow, noise minus picture, at random noise levels, and of what is asked within.
 
@@ -216,7 +212,7 @@ def _flow_loss(
         clean: ``thumbnails`` (n, 4, h, w); references are the same, of any size.
         grids: of what the language model sees of each reference.
         counts: how much each place counts, (n, 1, h, w).
-        asked: what changes, where that is asked, (n, 1, h, w).
+        asked: what is asked from within, and the answers.
     """
     model = student.model
     clean = clean.to(model.device)
@@ -230,9 +226,8 @@ def _flow_loss(
     with torch.no_grad():
         text, mask = student.reader.read(texts, [grids] * len(texts))
     with (
-        reduced_precision(clean.device),
-        plain_attention(clean.device),
-        student.asker.listening(model) as heard,
+        forward_pass(clean.device),
+        student.questions.listening(model) as heard,
     ):
         flow = model(
             hidden_states=torch.cat([pack(noisy), *map(pack, pictures[1:])], dim=1),
@@ -249,8 +244,7 @@ def _flow_loss(
     loss = rooted(errors, _SMALL_ERROR)
     if asked is None:
         return loss
-    asking = student.asker.errors(heard[0], asked.to(clean.device)).mean()
-    return loss + _ASKING * asking
+    return loss + student.questions.loss(heard, asked.to(clean.device))
 
 
 def _grids(references: Sequence[Tensor], share: float) -> list[Grid]:
@@ -273,13 +267,10 @@ def main() -> None:
     parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
     parser.add_argument("--rate", type=float, default=1e-2)
-    parser.add_argument("--workers", type=int, default=1, help="processes that learn together")
-    given = parser.parse_args()
-    workers.run(_teach, [given], num_workers=given.workers)
+    run(parser, _teach)
 
 
 def _teach(given: argparse.Namespace) -> None:
-    start(given.threads)
     teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
 
 

@@ -2,21 +2,19 @@
 
 To draw another shape in the place of one, a token must know how far it is from that shape's middle,
 and how large the shape is. The error of the picture alone teaches that slowly, since it pays only
-once the outline is drawn right. So a lesson asks for it half way through the layers; what asks is
-not part of the model.
+once the outline is drawn right. So a lesson asks for it within the layers; what asks is not part of
+the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, smooth_l1_loss
 
-from deployments.sketch.qwen_beginning import NUM_CONSTANTS, NUM_HELD
+from deployments.sketch.reading import Reading
 
 #: Places that count as one in what is told, and the most that is told.
 _UNIT: Final = 8.0
@@ -33,25 +31,7 @@ class Whereabouts(torch.nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.tell = torch.nn.Linear(width - NUM_HELD - NUM_CONSTANTS, _NUM_TOLD)
-        torch.nn.init.zeros_(self.tell.weight)
-        torch.nn.init.zeros_(self.tell.bias)
-
-    @contextmanager
-    def listening(self, model: Any) -> Iterator[list[Tensor]]:
-        """What the tokens hold half way, (n, tokens, width), at each forward pass meanwhile."""
-        heard: list[Tensor] = []
-
-        def hear(_: Any, __: Any, given: tuple[Tensor, Tensor]) -> None:
-            _text, tokens = given
-            heard.append(tokens)
-
-        half = len(model.transformer_blocks) // 2
-        handle = model.transformer_blocks[half - 1].register_forward_hook(hear)
-        try:
-            yield heard
-        finally:
-            handle.remove()
+        self.reading = Reading(width, _NUM_TOLD)
 
     def errors(self, tokens: Tensor, changed: Tensor) -> Tensor:
         """How wrong they tell it, (n,); zero where nothing changes.
@@ -61,7 +41,7 @@ class Whereabouts(torch.nn.Module):
             changed: whether a latent changes, (n, 1, height, width).
         """
         truth, counts = targets(changed.float())
-        told = self.tell(tokens[:, : truth.shape[1], NUM_HELD:-NUM_CONSTANTS].float())
+        told = self.reading(tokens, truth.shape[1])
         errors = smooth_l1_loss(told, truth, reduction="none", beta=0.1).sum(dim=-1)
         return (errors * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1e-6)
 

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import torch
@@ -51,6 +52,19 @@ def _join(
 def rank() -> int:
     """Which worker this is, from 0; the first one saves, and logs how it goes."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def dice(seed: int) -> tuple[Random, Random]:
+    """What workers throw alike, such as how much there is to do, and what each throws for itself,
+    such as what is in the pictures; torch's is each one's own, too."""
+    torch.manual_seed(seed + rank())
+    return Random(seed), Random(f"{seed} {rank()}")
+
+
+def wait() -> None:
+    """Until all workers have come here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def agreed(number: float) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.server import Server, embedded_config, fake_application
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # NOTE: a shell lets background jobs ignore Ctrl-C, with which the servers are stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from deployments.errors import InvalidRequest, JobNotFound, NotFound, Unauthorized, UnsupportedField
 from deployments.types import GenerationRequest
@@ -42,7 +42,7 @@ from router.apis.openai.render import (
     render_model,
     render_personal,
 )
-from router.apis.openai.stream import EventStream, Subject
+from router.apis.openai.stream import EventResponse, EventStream, Subject
 from router.apis.route import api_route, owner_of
 from router.auth import Authenticator
 from router.job import Job
@@ -239,15 +239,9 @@ class ImagesApi:
         self, asked: GenerationRequest, body: Streamed, subject: Subject, args: dict[str, Any]
     ) -> Response:
         job = await self._service.submit(parse_previews(asked, body), **args)
-        stream = EventStream(
-            service=self._service,
-            job=job,
-            subject=subject,
-            body=body,
-            is_awaited=args["idempotency"] is not None,
-        )
-        headers = {**_headers(job), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)
+        stream = EventStream(service=self._service, job=job, subject=subject, body=body)
+        is_awaited = args["idempotency"] is not None
+        return EventResponse(stream, headers=_headers(job), is_awaited=is_awaited)
 
     async def _load(self, reference: ImageReference, param: str) -> bytes:
         """An input picture of a JSON body."""

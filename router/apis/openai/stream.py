@@ -6,12 +6,14 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from PIL import Image
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from deployments.errors import AtelierError
 from router.apis.openai.bodies import Streamed
@@ -30,32 +32,25 @@ class EventStream:
 
     OpenAI: an ``event:`` line with the type, a ``data:`` line with JSON that repeats it; a failure
     midway is ``{"error": ...}``. There is no closing ``[DONE]``.
-
-    Attributes:
-        is_awaited: the caller gave an idempotency key and may come back, so its leave is no cancel.
     """
 
     service: GenerationService
     job: Job
     subject: Subject
     body: Streamed
-    is_awaited: bool = False
 
-    async def events(self) -> AsyncIterator[str]:
-        """The stream's text, event by event. Leaving it early cancels the job."""
-        has_ended = self.is_awaited
+    async def events(self) -> AsyncGenerator[str]:
+        """The stream's text, event by event."""
         try:
             async with aclosing(self._news()) as news:
                 async for event in news:
                     yield event
-            has_ended = True
         except Exception as error:
-            has_ended = True
             yield _event("error", {"error": error_object(as_atelier_error(error))})
-        finally:
-            if not has_ended:
-                # NOTE: the caller's cancel scope strikes at every await but a shielded one.
-                await asyncio.shield(self.service.cancel(self.job.id, owner=self.job.owner))
+
+    async def cancel(self) -> None:
+        """Cancel the job, unless it has ended."""
+        await self.service.cancel(self.job.id, owner=self.job.owner)
 
     async def _news(self) -> AsyncGenerator[str]:
         num_sent = num_seen = 0
@@ -103,6 +98,38 @@ class EventStream:
     def _event(self, kind: str, data: dict[str, Any]) -> str:
         name = f"{self.subject}.{kind}"
         return _event(name, {"type": name, **data})
+
+
+class EventResponse(StreamingResponse):
+    """Sends a job's events. A caller that leaves early, even before the first, cancels the job.
+
+    Args:
+        is_awaited: the caller gave an idempotency key and may come back, so its leave is no cancel.
+    """
+
+    def __init__(
+        self, stream: EventStream, *, headers: Mapping[str, str], is_awaited: bool
+    ) -> None:
+        self._stream, self._events = stream, stream.events()
+        self._is_awaited = is_awaited
+        self._has_ended = False
+        headers = {**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._events, media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not (self._has_ended or self._is_awaited):
+                # NOTE: who cancels this call may do it again while it waits here.
+                await asyncio.shield(self._stream.cancel())
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all events. Whatever breaks it off, the job is no longer watched."""
+        async with aclosing(self._events):
+            await super().stream_response(send)
+        self._has_ended = True
 
 
 def fit_preview(data: bytes, size: tuple[int, int], output_format: str) -> bytes:

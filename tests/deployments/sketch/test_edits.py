@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 
 from deployments.sketch.edits import Edit, at_time, random_edit
+from deployments.sketch.meaning import EDITS
 from deployments.sketch.painter import paint
-from deployments.sketch.scenes import Landscape, Shapes, random_landscape
+from deployments.sketch.scenes import Landscape, Scene, Shape, Shapes, random_landscape
 
 
 def test_random_edits_change_the_picture_and_keep_its_family() -> None:
@@ -22,6 +24,12 @@ def test_random_edits_change_the_picture_and_keep_its_family() -> None:
         assert edit.after != edit.before[0]
         kinds[f"{type(edit.after).__name__} {len(edit.before)}"] += 1
     assert set(kinds) == {"Landscape 1", "Shapes 1", "Shapes 2"}
+
+
+def test_each_kind_of_edit_can_be_asked_for_and_comes_unasked() -> None:
+    rng = Random(2)
+    assert [random_edit(rng, kind).asks["edit"] for kind in EDITS] == list(EDITS)
+    assert {random_edit(rng).asks["edit"] for _ in range(300)} == set(EDITS)
 
 
 def test_adding_or_removing_a_thing_leaves_all_others_in_place() -> None:
@@ -41,11 +49,51 @@ def test_adding_or_removing_a_thing_leaves_all_others_in_place() -> None:
 
 def test_nothing_hides_what_is_added_or_removed() -> None:
     rng = Random(3)
-    suns = [edit for edit in (random_edit(rng) for _ in range(900)) if is_about_a_low_sun(edit)]
+    suns = [edit for edit in (random_edit(rng) for _ in range(2000)) if is_about_a_low_sun(edit)]
     assert len(suns) > 10
     for edit in suns:
         pictures = [np.asarray(paint(s, 64, 64), float) for s in (edit.before[0], edit.after)]
         assert (np.abs(pictures[0] - pictures[1]).max(axis=-1) > 40).mean() > 0.005
+
+
+def test_loose_shapes_are_off_their_places_but_neither_meet_nor_leave_the_picture() -> None:
+    rng = Random(5)
+    edits = [edit for edit in (random_edit(rng) for _ in range(600)) if is_recolouring(edit)]
+    loose = [scene for edit in edits if is_loose(scene := edit.before[0])]
+    assert 0.3 < len(loose) / len(edits) < 0.6
+    for scene in loose:
+        assert isinstance(scene, Shapes)
+        covered = [
+            np.asarray(paint(alone(scene, shape), 128, 128).convert("L")) < 128
+            for shape in scene.shapes
+        ]
+        assert np.sum(covered, axis=0).max() == 1
+        assert not any(found[edge].any() for found in covered for edge in EDGES)
+
+
+EDGES = (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1])
+
+
+def is_recolouring(edit: Edit) -> bool:
+    return edit.asks["edit"] == "recolour"
+
+
+def is_loose(scene: Scene) -> bool:
+    """Whether shapes are further off their layouts' places than these are drawn."""
+    assert isinstance(scene, Shapes)
+    across = {"single": (0.5,), "beside": (0.27, 0.73), "stacked": (0.5, 0.5)}
+    down = {"single": (0.5,), "beside": (0.5, 0.5), "stacked": (0.27, 0.73)}
+    places = zip(
+        across.get(scene.layout, (0.19, 0.5, 0.81)), down.get(scene.layout, (0.5,) * 3), strict=True
+    )
+    return any(
+        max(abs(shape.x - x), abs(shape.y - y)) > 0.02
+        for shape, (x, y) in zip(scene.shapes, places, strict=True)
+    )
+
+
+def alone(scene: Shapes, shape: Shape) -> Shapes:
+    return replace(scene, ground="white", shapes=(replace(shape, colour="black"),))
 
 
 def is_about_a_low_sun(edit: Edit) -> bool:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from deployments.families import schedulers
-from deployments.sketch.noising import NOISE, NUM_TIMESTEPS, noised, noised_astray, strayed
+from deployments.sketch.noising import (
+    NOISE,
+    NUM_TIMESTEPS,
+    UNDECIDED,
+    noised,
+    noised_astray,
+    noised_too_strongly,
+    strayed,
+)
 from deployments.types import SamplingParams
 
 #: torchsde rounds the ends of the Brownian path apart in the last digit and says so.
@@ -45,6 +53,24 @@ def test_strayed_noise_leads_towards_another_picture_or_away_from_it() -> None:
     drift = (strayed(clean, torch.zeros_like(clean)) * clean).mean(dim=(1, 2, 3))
     assert drift.min() < -0.4  # the other picture is two away
     assert drift.max() > 0.4
+
+
+def test_some_decided_pictures_are_too_strong_already() -> None:
+    torch.manual_seed(0)
+    clean = torch.randn(2000, 4, 8, 8)
+    timesteps = torch.tensor([500, UNDECIDED]).repeat(1000)
+    noisy, velocity, is_strong = noised_too_strongly(clean, timesteps, since=749)
+    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
+    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
+    assert torch.allclose(signal * noisy - spread * velocity, clean, atol=1e-4)
+    assert not is_strong[1::2].any()
+    assert is_strong[0::2].float().mean() == pytest.approx(0.3, abs=0.05)
+    noise = signal * velocity + spread * noisy
+    drifts = (noise * clean).mean(dim=(1, 2, 3))
+    strong = is_strong.flatten()
+    assert 0.7 < drifts[strong].max() < 1.4  # 0.84 at most, or 1.24 if it strays as well
+    assert drifts[strong].mean() == pytest.approx(0.42, abs=0.05)
+    assert drifts[~strong].mean() == pytest.approx(0, abs=0.05)
 
 
 def test_noise_is_plain_where_a_picture_begins() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deployments.families.qwen_image_denoiser import grid, pack
@@ -20,6 +24,7 @@ from deployments.sketch import begin_qwen, train_autoencoder, train_qwen, train_
 from deployments.sketch.lesson import Muon
 from deployments.sketch.meaning import EDIT_QUESTIONS, edit_answers
 from deployments.sketch.painter import paint
+from deployments.sketch.questions import Questions
 from deployments.sketch.qwen_beginning import (
     NUM_CONSTANTS,
     NUM_HELD,
@@ -275,3 +280,39 @@ def test_edit_answers_count_from_one_and_leave_out_what_nobody_asked() -> None:
     told = dict(zip(EDIT_QUESTIONS, answers, strict=True))
     assert (told["edit"], told["thing"]) == (2, 1)
     assert sum(answers) == 3
+
+
+def test_two_workers_learn_from_the_command_line(begun: Path, tmp_path: Path) -> None:
+    """By seed 1 a lesson's first step is on edits, which asks everything that a lesson asks."""
+    seed, taught = 1, []
+    assert Random(seed).random() < train_qwen._EDITING
+    for num_workers in (1, 2):
+        folder = shutil.copytree(begun, tmp_path / str(num_workers))
+        command = [sys.executable, "-m", "deployments.sketch.train_qwen", str(folder)]
+        options = ["--minutes", str(MOMENT), "--workers", str(num_workers), "--seed", str(seed)]
+        subprocess.run([*command, *options], check=True, timeout=300)
+        [file] = (folder / "transformer").glob("*.safetensors")
+        taught.append(load_file(file))
+    alone, together = taught
+    before = load_file(begun / "transformer" / file.name)
+    assert {name: of.shape for name, of in together.items()} == {
+        name: of.shape for name, of in before.items()
+    }
+    assert any(not torch.equal(together[name], before[name]) for name in before)
+    assert any(not torch.equal(together[name], alone[name]) for name in before)
+
+
+@torch.no_grad()
+def test_what_is_heard_behind_layers_are_the_pictures_tokens(begun: Path) -> None:
+    model = QwenImageTransformer2DModel.from_pretrained(begun / "transformer")
+    questions = Questions(model.inner_dim)
+    with questions.listening(model) as heard:
+        model(
+            hidden_states=torch.randn(1, 16 + 4, 64),
+            timestep=torch.ones(1),
+            encoder_hidden_states=torch.randn(1, 3, model.config.joint_attention_dim),
+            img_shapes=[[(1, 4, 4), (1, 2, 2)]],
+            return_dict=False,
+        )
+    assert sorted(heard) == [3, 4, 5]
+    assert {tokens.shape for tokens in heard.values()} == {(1, 20, model.inner_dim)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,7 @@ from deployments.sketch import (
 )
 from deployments.sketch.assemble import BASE, TURBO, assemble, first_noise, open_pipeline
 from deployments.sketch.attention import PlainAttention
-from deployments.sketch.lesson import Lesson, orthogonal
-from deployments.sketch.noising import noised
+from deployments.sketch.lesson import Lesson, fast_dtype, orthogonal
 from deployments.sketch.sheets import Format
 from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, turbo_unet
 
@@ -146,47 +148,75 @@ def test_orthogonal_brings_all_singular_values_near_one() -> None:
         assert ((values > 0.5) & (values < 1.4)).all()
 
 
-def test_outlines_count_more_than_what_they_surround() -> None:
-    clean = torch.zeros(1, 4, 16, 16)
-    clean[:, :, 4:12, 4:12] = 1
-    shown = train_denoiser.outlines(clean)
-    assert shown.shape == (1, 1, 16, 16)
-    assert shown[0, 0, 8, 8] == shown[0, 0, 0, 0] == 0
-    assert shown[0, 0, 4, 8] > 0.2
-    edge, inside = torch.zeros_like(clean), torch.zeros_like(clean)
-    edge[:, :, 4, 8], inside[:, :, 8, 8] = 1, 1
-    losses = [
-        train_denoiser.velocity_loss(off, torch.zeros_like(off), clean) for off in (edge, inside)
-    ]
-    assert losses[0] > losses[1]
+def test_a_lesson_on_guidance_changes_turbo_alone(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (BASE, TURBO):
+        shutil.copytree(weights / name, tmp_path / name)
+    monkeypatch.setattr(train_turbo, "_KINDS", ((1.0, TINY),))
+    train_turbo.teach(
+        tmp_path / TURBO,
+        tmp_path / BASE,
+        MOMENT,
+        rate=1e-2,
+        huge=0.0,
+        times=1,
+        seed=0,
+        guidance=2.0,
+    )
+    [turbo], [plain] = ((tmp_path / n / "unet").glob("*.safetensors") for n in (TURBO, BASE))
+    assert turbo.read_bytes() != (weights / TURBO / "unet" / turbo.name).read_bytes()
+    assert plain.read_bytes() == (weights / BASE / "unet" / plain.name).read_bytes()
 
 
-def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is right with text and says nothing without it, at steps late and early."""
-    torch.manual_seed(0)
-    clean, form = torch.randn(4, 4, 8, 8), Format(64, 64, 4)
-    text, nothing = torch.ones(4, 77, 8), torch.zeros(1, 77, 8)
+def test_two_workers_begin_turbo_and_learn_from_the_command_line(
+    weights: Path, tmp_path: Path
+) -> None:
+    taught = []
+    for num_workers in (1, 2):
+        folder = tmp_path / str(num_workers)
+        base = shutil.copytree(weights / BASE, folder / BASE)
+        command = [sys.executable, "-m", "deployments.sketch.train_turbo", str(folder / TURBO)]
+        options = ["--start", str(base), "--minutes", str(MOMENT), "--workers", str(num_workers)]
+        subprocess.run([*command, *options], check=True, timeout=300)
+        turbo, plain = (
+            load_file(next((folder / name / "unet").glob("*.safetensors")))
+            for name in (TURBO, BASE)
+        )
+        assert set(plain) < set(turbo)
+        taught.append(plain["conv_in.weight"])
+    [begun] = (weights / BASE / "unet").glob("*.safetensors")
+    alone, together = taught
+    assert not torch.equal(alone, load_file(begun)["conv_in.weight"])
+    assert not torch.equal(alone, together)
 
-    def right_with_text(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
-        velocity = true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps)
-        return (velocity * said[:, :1, :1, None],)
 
-    for timestep, is_guided in ((950, False), (500, True)):
-        monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
-        monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
-        loss = train_denoiser.guided_loss(right_with_text, clean, text, nothing, form)
-        right, wrong = 0.01**0.5, 1.0
-        unguided = right + 0.5 * right + 0.25 * wrong
-        assert (loss > 2 * unguided) == is_guided
-        assert is_guided or abs(loss - unguided) < 0.1
+def test_two_workers_learn_guidance_from_the_command_line(weights: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(weights / BASE, tmp_path / BASE)
+    command = [sys.executable, "-m", "deployments.sketch.train_denoiser", str(base), "--guided"]
+    options = ["--minutes", str(MOMENT), "--workers", "2"]
+    subprocess.run([*command, *options], check=True, timeout=300)
+    [begun], [taught] = ((f / "unet").glob("*.safetensors") for f in (weights / BASE, base))
+    assert begun.read_bytes() != taught.read_bytes()
+    assert all(value.isfinite().all() for value in load_file(taught).values())
 
 
-def true_velocity(
-    noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
-    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
-    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
-    return (signal * noisy - clean) / spread
+def test_a_step_whose_gradient_is_not_finite_is_left_out() -> None:
+    fast_dtype()  # measured before the lesson's clock runs
+    layer = torch.nn.Linear(8, 8)
+    begun = layer.weight.detach().clone()
+    losses = iter([torch.inf, 1.0])
+    steps: list[torch.Tensor] = []
+
+    def loss(_progress: float) -> torch.Tensor:
+        steps.append(layer.weight.detach().clone())
+        worth: torch.Tensor = layer.weight.sum() * next(losses, 1.0)
+        return worth
+
+    Lesson([layer], minutes=1e-2, rate=1e-2, memory=0.9).run(loss, lambda _: None)
+    assert torch.equal(steps[1], begun)
+    assert not torch.equal(layer.weight, begun)
+    assert bool(layer.weight.isfinite().all())
 
 
 def test_plain_attention_is_attention() -> None:
@@ -219,9 +249,3 @@ def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:
     assert losses[-1] < 0.3 * losses[0]
     assert saved[-1] is not model
     assert float((saved[-1](inputs) - inputs.roll(1, dims=1)).square().mean()) < 0.5 * losses[0]
-
-
-def test_rows_that_are_mistold_get_the_next_ones_text() -> None:
-    told = torch.arange(4.0)[:, None]
-    mistold = torch.tensor([True, False, False, True])
-    assert train_turbo._mixed_up(told, mistold).flatten().tolist() == [1, 1, 2, 0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -74,23 +72,3 @@ def test_the_middle_of_two_places_is_between_them_and_far_is_far_enough() -> Non
     assert told[0, 2, 2] == 0
     assert told[0, 0, 0] == told[0, 4, 0] == 0.25
     assert told[0, 39, 2] == 2.0
-
-
-def test_it_hears_half_way_through_the_layers_and_only_meanwhile() -> None:
-    class Layer(torch.nn.Module):
-        def forward(self, text: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return text, picture + 1
-
-    model = SimpleNamespace(transformer_blocks=[Layer() for _ in range(6)])
-    picture = torch.zeros(1, 4, _WIDTH)
-
-    def run() -> None:
-        seen = picture
-        for block in model.transformer_blocks:
-            _, seen = block(picture, seen)
-
-    with Whereabouts(_WIDTH).listening(model) as heard:
-        run()
-    run()
-    assert len(heard) == 1
-    assert torch.equal(heard[0], picture + 3)

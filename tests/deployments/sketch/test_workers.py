@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from deployments.sketch import workers  # noqa: E402
-from deployments.sketch.lesson import Lesson  # noqa: E402
+from deployments.sketch.lesson import Lesson, fast_dtype  # noqa: E402
 
 
 class _Pupil(torch.nn.Module):
@@ -29,9 +29,10 @@ class _Pupil(torch.nn.Module):
 
 def _take(folder: Path) -> None:
     torch.set_num_threads(1)
+    fast_dtype()  # measured before the lesson's clock runs
     pupil = _Pupil()
     inputs = torch.randn(8, 8)
-    lesson = Lesson([pupil], minutes=0.02, rate=3e-2, memory=0.9)
+    lesson = Lesson([pupil], minutes=0.05, rate=3e-2, memory=0.9)
     begun = {name: value.clone() for name, value in pupil.state_dict().items()}
 
     def loss(progress: float) -> torch.Tensor:
@@ -44,6 +45,13 @@ def _take(folder: Path) -> None:
     lesson.run(loss, save)
     states = [begun, pupil.state_dict(), lesson.averages[0].state_dict()]
     torch.save([states, inputs], folder / f"{workers.rank()}.pt")
+
+
+def _throw(folder: Path) -> None:
+    alike, own = workers.dice(5)
+    torch.save(
+        [alike.random(), own.random(), float(torch.rand(1))], folder / f"{workers.rank()}.pt"
+    )
 
 
 def _average(folder: Path) -> None:
@@ -65,6 +73,13 @@ def test_workers_end_with_the_same_model_from_different_pictures(tmp_path: Path)
     begun, ended, _ = first
     assert not any(torch.equal(begun[name], ended[name]) for name in begun)
     assert [path.name for path in tmp_path.glob("saved*")] == ["saved by 0"]
+
+
+def test_workers_throw_alike_how_much_there_is_to_do_but_not_what(tmp_path: Path) -> None:
+    workers.run(_throw, [tmp_path], num_workers=2)
+    (alike, *own), (also_alike, *others) = (torch.load(tmp_path / f"{k}.pt") for k in range(2))
+    assert alike == also_alike
+    assert not set(own) & set(others)
 
 
 def test_gradients_are_averaged_and_the_first_workers_number_holds(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from typing import Any
 
 import httpx
 import pytest
@@ -110,6 +112,21 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 10.0) -> None:
     while not is_true():
         assert time.monotonic() < deadline, "it did not become true in time"
         time.sleep(0.01)
+
+
+def hang_up(models: FakeModels, url: str, **body: Any) -> None:
+    """Post a body, as httpx takes it, and close the connection once a model works on it.
+
+    A call that is cancelled before reaches no model, which then has nothing to stop.
+    """
+    num_before = len(models.calls)
+    request = httpx.Request("POST", url, **body)
+    connection = HTTPConnection(request.url.host, request.url.port)
+    try:
+        connection.request("POST", request.url.path, request.read(), dict(request.headers))
+        wait_until(lambda: len(models.calls) > num_before)
+    finally:
+        connection.close()
 
 
 @pytest.fixture(scope="module")

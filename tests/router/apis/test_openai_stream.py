@@ -6,18 +6,24 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Send
 
 from deployments.errors import GenerationFailed
-from deployments.types import GenerationRequest, GenerationResult, Progress
-from router.apis.openai.stream import fit_preview
+from deployments.types import GenerationRequest, GenerationResult, Progress, SamplingParams
+from router.apis.openai.bodies import GenerationBody
+from router.apis.openai.stream import EventResponse, EventStream, fit_preview
 from router.fake_models import FakeModels, fake_card
 from router.job import JobStatus
-from tests.router.apis.conftest import Gateway, openai_gateway, wait_until
+from tests.router.apis.conftest import Gateway, hang_up, openai_gateway, wait_until
 from tests.router.apis.drawing import opened, picture
+from tests.router.making import running
 
 
 class FailingModels(FakeModels):
@@ -33,8 +39,8 @@ class FailingModels(FakeModels):
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Gateway]:
     """A gateway whose model takes 50 ms a step."""
-    with openai_gateway(step_seconds=0.05) as running:
-        yield running
+    with openai_gateway(step_seconds=0.05) as served:
+        yield served
 
 
 @pytest.fixture(params=[False, True], ids=["loose", "strict"])
@@ -126,11 +132,7 @@ LONG = {"prompt": "x", "size": "64x64", "num_inference_steps": 150}
 def test_leaving_a_stream_cancels_its_job(slow: Gateway) -> None:
     slow.models.cancelled.clear()
     body = {**LONG, "stream": True, "partial_images": 1}
-    with (
-        httpx.Client(base_url=slow.url) as client,
-        client.stream("POST", "/v1/images/generations", json=body),
-    ):
-        wait_until(lambda: slow.jobs[-1].status is JobStatus.IN_PROGRESS)
+    hang_up(slow.models, f"{slow.url}/v1/images/generations", json=body)
     wait_until(lambda: is_last_cancelled(slow), 6)
 
 
@@ -138,9 +140,46 @@ def test_leaving_a_stream_cancels_its_job(slow: Gateway) -> None:
 def test_leaving_a_plain_request_cancels_its_job(slow: Gateway, path: str) -> None:
     slow.models.cancelled.clear()
     sent = {"data": LONG, "files": {"images": picture()}} if path == "edits" else {"json": LONG}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{slow.url}/v1/images/{path}", timeout=0.5, **sent)  # type: ignore[arg-type]
+    hang_up(slow.models, f"{slow.url}/v1/images/{path}", **sent)
     wait_until(lambda: is_last_cancelled(slow), 6)
+
+
+async def nobody_listens(_: Message) -> None:
+    await asyncio.Event().wait()
+
+
+async def nobody_is_there(_: Message) -> None:
+    raise OSError("nobody is there")
+
+
+@pytest.mark.parametrize("is_awaited", [False, True], ids=["pointless", "awaited"])
+@pytest.mark.parametrize(
+    ("version", "send", "ends"),
+    [
+        ("2.3", nobody_listens, nullcontext()),
+        ("2.4", nobody_is_there, pytest.raises(ClientDisconnect)),
+    ],
+    ids=["listening", "sending"],
+)
+async def test_leaving_before_the_first_event_cancels_unless_awaited(
+    version: str, send: Send, ends: AbstractContextManager[Any], is_awaited: bool
+) -> None:
+    """A server tells of it by what it receives, or, from 2.4 of ASGI on, by what it cannot send."""
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async with running(FakeModels(fake_card(), step_seconds=0.05)) as inside:
+        params = SamplingParams(num_inference_steps=150)
+        request = GenerationRequest(prompt="x", params=params)
+        job = await inside.service.submit(request, api="openai", owner="ann")
+        body = GenerationBody(prompt="x", stream=True)
+        stream = EventStream(service=inside.service, job=job, subject="image_generation", body=body)
+        respond = EventResponse(stream, headers={}, is_awaited=is_awaited)
+        with ends:
+            await respond({"type": "http", "asgi": {"spec_version": version}}, receive, send)
+        status = (await inside.service.get(job.id, owner="ann")).status
+    assert (status is JobStatus.CANCELLED) is not is_awaited
 
 
 # -- coming back ------------------------------------------------------------------------------
@@ -185,9 +224,10 @@ def test_a_retry_after_hanging_up_gets_its_pictures(slow: Gateway) -> None:
     headers = {"Idempotency-Key": "patience"}
     body = {"prompt": "x", "size": "64x64", "num_inference_steps": 20}
     url = f"{slow.url}/v1/images/generations"
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=body, headers=headers, timeout=0.3)
+    num_before = len(slow.jobs)
+    hang_up(slow.models, url, json=body, headers=headers)
     assert httpx.post(url, json=body, headers=headers, timeout=10).status_code == 200
+    assert len(slow.jobs) == num_before + 1
 
 
 def test_the_sdk_does_not_repeat_a_failure_of_started_work() -> None:

@@ -1,0 +1,106 @@
+"""Questions: what a lesson asks a denoiser from within, besides the picture that it shall draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from deployments.sketch.edits import Edit
+from deployments.sketch.forms import Forms
+from deployments.sketch.recognition import Choice, Recognition
+from deployments.sketch.shape_places import forms_at, shapes_at
+from deployments.sketch.whereabouts import Whereabouts
+
+#: Layers behind which it is asked, from 1 on: first what is where, then which of it is meant and
+#: where that is, then what form is to come; what is left is for drawing it.
+_RECOGNISING: Final = (3, 4)
+_CHOOSING: Final = (4, 5)
+_LOCATING: Final = 4
+_FORMING: Final = 5
+#: How much the answers count.
+_RECOGNISED: Final = 0.1
+_CHOSEN: Final = 0.3
+_LOCATED: Final = 0.2
+_FORMED: Final = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The right answers, of a picture of height by width latents, two by two of them a place.
+
+    Attributes:
+        changed: whether a latent changes where that is asked, (n, 1, height, width).
+        kinds, meant: of ``shapes_at``, (n, places).
+        covered, near: of ``forms_at``, (n, 1, height, width).
+    """
+
+    changed: Tensor
+    kinds: Tensor
+    meant: Tensor
+    covered: Tensor
+    near: Tensor
+
+    def to(self, device: torch.device) -> Asked:
+        """The same there."""
+        return Asked(**{of.name: getattr(self, of.name).to(device) for of in fields(self)})
+
+
+def asked_of(edits: Sequence[Edit], changed: Tensor, is_told: Tensor) -> Asked:
+    """The answers to edits that change these latents (n, 1, height, width); those that are not
+    told (n,) what to do are asked only what is there."""
+    height, width = changed.shape[2:]
+    kinds, meant = shapes_at(edits, height // 2, width // 2)
+    covered, near = forms_at(edits, height, width)
+    told = is_told[:, None, None, None]
+    return Asked(
+        changed=changed & told,
+        kinds=kinds,
+        meant=meant & is_told[:, None],
+        covered=covered,
+        near=near & told,
+    )
+
+
+class Questions(torch.nn.Module):
+    """What asks; it is not part of the model."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.whereabouts = Whereabouts(width)
+        self.forms = Forms(width)
+        self.recognitions: Any = torch.nn.ModuleList(Recognition(width) for _ in _RECOGNISING)
+        self.choices: Any = torch.nn.ModuleList(Choice(width) for _ in _CHOOSING)
+
+    @contextmanager
+    def listening(self, model: Any) -> Iterator[dict[int, Tensor]]:
+        """Layer that is asked -> what tokens hold behind it at the last pass, (n, tokens, width);
+        those of the picture come first."""
+        heard: dict[int, Tensor] = {}
+
+        def hear(layer: int) -> Any:
+            def heard_behind(_: Any, __: Any, given: tuple[Tensor, Tensor]) -> None:
+                _text, heard[layer] = given
+
+            return heard_behind
+
+        with ExitStack() as hooks:
+            for layer in {*_RECOGNISING, *_CHOOSING, _LOCATING, _FORMING}:
+                block = model.transformer_blocks[layer - 1]
+                hooks.callback(block.register_forward_hook(hear(layer)).remove)
+            yield heard
+
+    def loss(self, heard: dict[int, Tensor], asked: Asked) -> Tensor:
+        """How wrong the answers are that were heard, as they count."""
+        loss = _LOCATED * self.whereabouts.errors(heard[_LOCATING], asked.changed).mean()
+        for recognition, layer in zip(self.recognitions, _RECOGNISING, strict=True):
+            loss = loss + _RECOGNISED * recognition.errors(heard[layer], asked.kinds).mean()
+        for choice, layer in zip(self.choices, _CHOOSING, strict=True):
+            errors = choice.errors(heard[layer], asked.kinds, asked.meant)
+            loss = loss + _CHOSEN * errors.mean()
+        errors = self.forms.errors(heard[_FORMING], asked.covered, asked.near)
+        return loss + _FORMED * errors.mean()
