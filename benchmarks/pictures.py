@@ -14,7 +14,7 @@ import argparse
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -201,9 +201,14 @@ def _sparkles(picture: Pixels) -> bool:
 
 def is_with(picture: Pixels, truths: tuple[list[Pixels], list[Pixels]]) -> bool:
     """Whether the nearest of the drawer's pictures is one of the first."""
-    small = _small(picture)
-    near, away = (min(float(np.abs(small - t).mean()) for t in side) for side in truths)
+    near, away = (off_by(picture, side) for side in truths)
     return near < away
+
+
+def off_by(picture: Pixels, truths: Sequence[Pixels]) -> float:
+    """Mean levels between a picture and the nearest of small ones of the drawer's."""
+    small = _small(picture)
+    return min(float(np.abs(small - truth).mean()) for truth in truths)
 
 
 def _painted(scene: Landscape) -> Pixels:

@@ -27,6 +27,7 @@ from benchmarks.pictures import (
     ground_of,
     is_with,
     kind_of,
+    off_by,
     single_shapes,
     time_of,
     truths_of,
@@ -49,6 +50,8 @@ _THINGS: Final = {
 }
 #: What a prompt may leave open, and how a negative one refuses it.
 _TIMES: Final = {"day": "blue sky, day", "sunset": "sunset", "night": "night"}
+#: What a bare field is told not to have.
+_UNASKED: Final = ("", "blurry, low quality, watermark", "tree", "tree, house, clouds")
 _STRENGTHS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
 _GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
 _SEED: Final = 3_000_017
@@ -88,6 +91,17 @@ def measure_refusals(ask: Ask, count: int) -> dict[str, tuple[float, float]]:
         time: (anyway.count(time) / count, times(refused).count(time) / count)
         for time, refused in _TIMES.items()
     }
+
+
+def measure_unasked(ask: Ask, count: int) -> dict[str, float]:
+    """Negative prompt -> mean levels that pictures of a bare field are off the nearest of the
+    drawer's, when it names what nobody has asked for."""
+    _, bare = truths_of("tree", "field", "day", Random(_SEED))
+    seen = {}
+    for negative in _UNASKED:
+        pictures = [ask("a field by day", negative=negative, seed=seed) for seed in range(count)]
+        seen[negative] = float(np.mean([off_by(picture, bare) for picture in pictures]))
+    return seen
 
 
 def _share(answers: list[bool]) -> float:
@@ -177,6 +191,8 @@ def main() -> None:
         print(f"{thing:10} {named:5.1f} % named, {refused:5.1f} % refused, {by_day:5.1f} % by day")
     for time, (anyway, refused) in measure_refusals(ask, given.count).items():
         print(f"{time:10} {100 * anyway:5.1f} % unsaid, {100 * refused:5.1f} % refused")
+    for negative, levels in measure_unasked(ask, given.count).items():
+        print(f"a bare field, not {negative or 'refused anything'}: {levels:4.1f} levels off")
     strengths = measure_strengths(ask, given.count, given.size, into_night)
     for strength, (change, follows) in strengths.items():
         print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")

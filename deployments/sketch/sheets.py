@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from deployments.sketch.painter import paint
 from deployments.sketch.scenes import Scene
 from deployments.sketch.thumbnails import thumbnails
 
-Drawn = Callable[[Random], tuple[Scene, str]]
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,12 @@ HUGE: Final = (
 )
 
 
-def draw_sheet(form: Format, draw: Drawn, rng: Random, times: int = 1) -> tuple[Tensor, list[str]]:
-    """Latents (times * count, 4, height / 8, width / 8) and the captions."""
-    scenes, captions = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return thumbnails(_pixels(scenes, form)), list(captions)
+def draw_sheet(
+    form: Format, draw: Callable[[Random], tuple[Scene, Told]], rng: Random, times: int = 1
+) -> tuple[Tensor, list[Told]]:
+    """Latents (times * count, 4, height / 8, width / 8) and what is told of each, its caption."""
+    scenes, told = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
+    return thumbnails(_pixels(scenes, form)), list(told)
 
 
 def _pixels(scenes: Sequence[Scene], form: Format) -> Tensor:

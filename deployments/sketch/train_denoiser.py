@@ -5,14 +5,14 @@
                                                  [--workers 1]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
-trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too; that
-comes after ``train_turbo``, which writes this UNet anew.
+trained on if it exists. With ``--guided`` it learns what guidance and negative prompts make of its
+pictures, too; that comes after ``train_turbo``, which writes this UNet anew.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -27,12 +27,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from deployments.sketch import workers
 from deployments.sketch.command import command_line, run
 from deployments.sketch.lesson import Lesson, forward_pass, pick_device, rooted, save_first
+from deployments.sketch.negatives import negative_prompts
 from deployments.sketch.noising import (
     NUM_TIMESTEPS,
     UNDECIDED,
     noised_astray,
     noised_too_strongly,
 )
+from deployments.sketch.scenes import Scene
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
 from deployments.sketch.tokenizer import MAX_LENGTH
 from deployments.sketch.unet import unet
@@ -45,6 +47,9 @@ _PURE_NOISE: Final = 0.12
 
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
+#: Timestep below which a picture shows what it has, so that a negative prompt which names anything
+#: else is to change nothing. Before, it is what keeps that away.
+_SHOWING: Final = 750
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
 #: How much more a place counts the more it differs from those around it.
@@ -82,18 +87,17 @@ def teach(
     encoder.requires_grad_(False).to(pick_device())
     model = made_trainable(read_unet(folder / "unet") or unet(encoder.config.hidden_size))
     lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
-    nothing = embed(tokenizer, encoder, [""])
+    embedded = partial(embed, tokenizer, encoder)
 
     def loss(progress: float) -> Tensor:
         form = _pick_format(begin + (1 - begin) * progress, choices)
-        clean, captions = draw_sheet(form, captioned, rng, times)
-        clean = clean.to(model.device)
         if is_guided:
-            text = embed(tokenizer, encoder, captions)
-            return guided_loss(model, clean, text, nothing, form)
-        return _denoising_loss(
-            model, clean, embed(tokenizer, encoder, _forgotten(captions, rng)), form
-        )
+            clean, told = draw_sheet(form, partial(with_negatives, captioned), rng, times)
+            texts = map(embedded, zip(*told, strict=True))
+            return guided_loss(model, clean.to(model.device), *texts, form=form)
+        clean, captions = draw_sheet(form, captioned, rng, times)
+        text = embedded(_forgotten(captions, rng))
+        return _denoising_loss(model, clean.to(model.device), text, form)
 
     lesson.run(loss, partial(save_first, folder / "unet"))
 
@@ -120,6 +124,14 @@ def _pick_format(progress: float, rng: Random) -> Format:
 def _forgotten(captions: Sequence[str], rng: Random) -> list[str]:
     """The captions, some of them empty."""
     return ["" if rng.random() < UNNAMED else caption for caption in captions]
+
+
+def with_negatives(
+    draw: Callable[[Random], tuple[Scene, str]], rng: Random
+) -> tuple[Scene, tuple[str, str, str]]:
+    """A scene with its caption and the two of ``negative_prompts``."""
+    scene, caption = draw(rng)
+    return scene, (caption, *negative_prompts(scene, rng))
 
 
 def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
@@ -152,24 +164,28 @@ def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Te
     return velocity_loss(predicted, velocity, clean)
 
 
-def guided_loss(model: Any, clean: Tensor, text: Tensor, nothing: Tensor, form: Format) -> Tensor:
-    """The same of what any guidance makes of predictions with text and without.
+def guided_loss(
+    model: Any, clean: Tensor, text: Tensor, nameless: Tensor, naming: Tensor, form: Format
+) -> Tensor:
+    """The same of what any guidance makes of predictions with text and with a negative prompt.
 
     Guidance multiplies every difference between them, mistakes too: pictures become grainy and
     their colours too strong, unless both have learnt to agree on what can already be seen. Some
     pictures are too strong already; they are to be led back.
 
     Args:
-        nothing: what the empty text says, (1, 77, width).
+        text, nameless, naming: of each picture, (n, 77, width): its caption, and the two of
+            ``negative_prompts``. What the second names must not be missed in what is decided.
     """
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED)
     noisy = noisy.to(memory_format=torch.channels_last)
+    negative = torch.where((timesteps < _SHOWING).view(-1, 1, 1), naming, nameless)
     with forward_pass(clean.device):
         predicted = model(
             torch.cat([noisy, noisy]),
             torch.cat([timesteps, timesteps]),
-            torch.cat([text, nothing.expand_as(text)]),
+            torch.cat([text, negative]),
             return_dict=False,
         )[0]
     named, unnamed = predicted.float().chunk(2)

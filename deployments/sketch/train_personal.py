@@ -22,7 +22,13 @@ from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
-from deployments.sketch.train_denoiser import guided_loss, made_trainable, read_unet, tokens
+from deployments.sketch.train_denoiser import (
+    guided_loss,
+    made_trainable,
+    read_unet,
+    tokens,
+    with_negatives,
+)
 from deployments.sketch.wording import captioned, describe
 
 #: Share of the pictures that show the user's own figure.
@@ -43,10 +49,10 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
 
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
-        clean, captions = draw_sheet(form, partial(_drawn, look), rng)
-        ids = tokens(tokenizer, [*captions, ""]).to(model.device)
-        said = encoder(ids).last_hidden_state
-        return guided_loss(model, clean.to(model.device), said[:-1], said[-1:], form)
+        clean, told = draw_sheet(form, partial(with_negatives, partial(_drawn, look)), rng)
+        ids = [tokens(tokenizer, of) for of in zip(*told, strict=True)]
+        texts = encoder(torch.cat(ids).to(model.device)).last_hidden_state.chunk(len(ids))
+        return guided_loss(model, clean.to(model.device), *texts, form=form)
 
     lesson.run(loss, partial(_save, folder))
 

@@ -31,7 +31,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     """A model that is right with text and says nothing without it, at steps late and early."""
     torch.manual_seed(0)
     clean, form = torch.randn(4, 4, 8, 8), Format(64, 64, 4)
-    text, nothing = torch.ones(4, 77, 8), torch.zeros(1, 77, 8)
+    text, nothing = torch.ones(4, 77, 8), torch.zeros(4, 77, 8)
 
     def right_with_text(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
         velocity = true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps)
@@ -40,7 +40,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     for timestep, is_guided in ((950, False), (500, True)):
         monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
         monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
-        loss = train_denoiser.guided_loss(right_with_text, clean, text, nothing, form)
+        loss = train_denoiser.guided_loss(right_with_text, clean, text, nothing, nothing, form)
         right, wrong = 0.01**0.5, 1.0
         unguided = right + 0.5 * right + 0.25 * wrong
         assert (loss > 2 * unguided) == is_guided
@@ -63,10 +63,30 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
         met.append(noisy[:64])
         return (true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps),)
 
-    text, nothing = torch.ones(64, 77, 8), torch.zeros(1, 77, 8)
-    loss = train_denoiser.guided_loss(knows, clean, text, nothing, Format(64, 64, 64))
+    text, nothing = torch.ones(64, 77, 8), torch.zeros(64, 77, 8)
+    loss = train_denoiser.guided_loss(knows, clean, text, nothing, nothing, Format(64, 64, 64))
     assert loss == pytest.approx(1.75 * 0.01**0.5)
     assert (strength(met[0], clean, timestep) > 2) == is_strong
+
+
+def test_a_negative_prompt_names_things_only_where_a_picture_shows_what_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 0.0)
+    clean = torch.zeros(64, 4, 8, 8)
+    text, nameless, naming = (torch.full((64, 77, 8), said) for said in (1.0, 2.0, 3.0))
+    met: list[torch.Tensor] = []
+
+    def listens(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
+        met.extend((timesteps, said[:, 0, 0]))
+        return (noisy,)
+
+    train_denoiser.guided_loss(listens, clean, text, nameless, naming, Format(64, 64, 64))
+    timesteps, said = (half for both in met for half in [both.chunk(2)])
+    assert torch.equal(*timesteps)
+    assert (said[0] == 1).all()
+    assert set(said[1].tolist()) == {2.0, 3.0}
+    assert torch.equal(said[1] == 3, timesteps[1] < 750)
 
 
 def strength(noisy: torch.Tensor, clean: torch.Tensor, timestep: int) -> float:
