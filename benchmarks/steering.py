@@ -192,7 +192,7 @@ def main() -> None:
     for time, (anyway, refused) in measure_refusals(ask, given.count).items():
         print(f"{time:10} {100 * anyway:5.1f} % unsaid, {100 * refused:5.1f} % refused")
     for negative, levels in measure_unasked(ask, given.count).items():
-        print(f"a bare field, not {negative or 'refused anything'}: {levels:4.1f} levels off")
+        print(f"a bare field is {levels:4.1f} levels off, told not to be {negative or 'anything'}")
     strengths = measure_strengths(ask, given.count, given.size, into_night)
     for strength, (change, follows) in strengths.items():
         print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")

@@ -8,24 +8,30 @@ from typing import Final
 from deployments.sketch import words
 from deployments.sketch.scenes import KINDS, THINGS, TIMES, Landscape, Scene, Shapes
 
-#: Share of the negative prompts that name nothing which pictures could show, and the share of all
-#: that say what no picture shall be.
+#: Share of the pairs that name nothing which pictures could show, and the share of all that say
+#: what no picture shall be.
 _NAMELESS: Final = 0.5
 _DISLIKING: Final = 0.25
 #: The most that one names of either.
 _MOST_NAMED: Final = 5
 #: Share of those of landscapes that name a time of day.
 _TIMED: Final = 0.2
-#: Share of those of things that are French.
+#: Share that is French; kinds of shapes are English in any case.
 _FRENCH: Final = 0.15
-#: Land -> things that it can seem to have in any case.
-_SEEMING: Final = {
+#: Land, kind of shape, or place of a figure -> things that one can see in it, asked for or not.
+_SEEMING: Final[dict[str, tuple[str, ...]]] = {
     "forest": ("tree",),
     "city": ("house", "tree", "stars"),
     "cafe": ("sun", "moon", "stars", "clouds", "mountains", "tree", "house"),
+    "circle": ("sun", "moon"),
+    "star": ("stars",),
+    "ring": ("sun", "moon"),
+    "space": ("stars", "moon", "sun"),
+    "skyline": ("house", "sun", "moon", "stars", "clouds"),
+    "library": ("house",),
+    "meadow": ("tree", "sun", "clouds", "mountains"),
 }
-#: Things that are nowhere where figures stand.
-_NEVER_BEHIND_FIGURES: Final = ("boat", "house", "rainbow")
+_ARTICLES: Final = ("a ", "un ", "une ")
 
 
 def negative_prompts(scene: Scene, rng: Random) -> tuple[str, str]:
@@ -41,14 +47,18 @@ def negative_prompts(scene: Scene, rng: Random) -> tuple[str, str]:
 
 
 def absent_from(scene: Scene) -> tuple[str, ...]:
-    """The things, and in pictures of shapes the kinds, too, that a scene does not show."""
+    """The things, and in pictures of shapes the kinds, that nobody can see in a scene."""
     if isinstance(scene, Shapes):
-        shown = {shape.kind for shape in scene.shapes}
-        return (*(kind for kind in KINDS if kind not in shown), *THINGS)
+        kinds = {shape.kind for shape in scene.shapes}
+        return (*(kind for kind in KINDS if kind not in kinds), *_never_in(kinds))
     if isinstance(scene, Landscape):
-        shown = {*scene.things, *_SEEMING.get(scene.land, ())}
-        return tuple(thing for thing in THINGS if thing not in shown)
-    return _NEVER_BEHIND_FIGURES
+        return tuple(thing for thing in _never_in({scene.land}) if thing not in scene.things)
+    return _never_in({scene.place})
+
+
+def _never_in(places: set[str]) -> tuple[str, ...]:
+    seeming = {thing for place in places for thing in _SEEMING.get(place, ())}
+    return tuple(thing for thing in THINGS if thing not in seeming)
 
 
 def _nameless(rng: Random) -> str:
@@ -65,7 +75,7 @@ def _names(scene: Scene, rng: Random) -> list[str]:
     if isinstance(scene, Landscape) and rng.random() < _TIMED:
         other = rng.choice([time for time in TIMES if time != scene.time])
         names.append(rng.choice(lexicon.times[other]))
-    return [name.removeprefix("a ") for name in names] if rng.random() < 0.5 else names
+    return [_bare(name) for name in names] if rng.random() < 0.5 else names
 
 
 def _named(thing: str, lexicon: words.Lexicon, rng: Random) -> str:
@@ -74,3 +84,10 @@ def _named(thing: str, lexicon: words.Lexicon, rng: Random) -> str:
     if thing == "house":
         return lexicon.house(rng.choice(tuple(lexicon.colours)), rng)
     return rng.choice(lexicon.things[thing])
+
+
+def _bare(name: str) -> str:
+    """Without its article."""
+    for article in _ARTICLES:
+        name = name.removeprefix(article)
+    return name

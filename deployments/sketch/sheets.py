@@ -1,4 +1,4 @@
-"""Batches to train denoisers with: scenes of one size as latents, and their captions."""
+"""Batches to train denoisers with: scenes of one size as latents, and what is told of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HUGE: Final = (
 def draw_sheet(
     form: Format, draw: Callable[[Random], tuple[Scene, Told]], rng: Random, times: int = 1
 ) -> tuple[Tensor, list[Told]]:
-    """Latents (times * count, 4, height / 8, width / 8) and what is told of each, its caption."""
+    """Latents (times * count, 4, height / 8, width / 8) and what ``draw`` tells of each."""
     scenes, told = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
     return thumbnails(_pixels(scenes, form)), list(told)
 

@@ -12,11 +12,13 @@ pictures, too; that comes after ``train_turbo``, which writes this UNet anew.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -48,7 +50,7 @@ _PURE_NOISE: Final = 0.12
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
 #: Timestep below which a picture shows what it has, so that a negative prompt which names anything
-#: else is to change nothing. Before, it is what keeps that away.
+#: else is to change nothing. From there up, where more is noise, it is what keeps that away.
 _SHOWING: Final = 750
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
@@ -63,6 +65,31 @@ _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], .
     (0.25, ((0.2, SMALL), (0.5, MEDIUM), (0.3, LARGE))),
     (0.6, ((0.1, SMALL), (0.3, MEDIUM), (0.4, LARGE), (0.2, HUGE))),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What an encoder says of pictures' captions and of both their ``negative_prompts``.
+
+    Attributes:
+        text, nameless, naming: (n, 77, width) each.
+    """
+
+    text: Tensor
+    nameless: Tensor
+    naming: Tensor
+
+    @classmethod
+    def encoded(
+        cls, told: Sequence[tuple[str, str, str]], encode: Callable[[Sequence[str]], Tensor]
+    ) -> Self:
+        """Those of each picture's three texts; texts that are the same are encoded once."""
+        rows: dict[str, int] = {}
+        for text in itertools.chain.from_iterable(told):
+            rows.setdefault(text, len(rows))
+        hidden = encode(list(rows))
+        columns = zip(*told, strict=True)
+        return cls(*(hidden[[rows[text] for text in column]] for column in columns))
 
 
 def teach(
@@ -93,8 +120,8 @@ def teach(
         form = _pick_format(begin + (1 - begin) * progress, choices)
         if is_guided:
             clean, told = draw_sheet(form, partial(with_negatives, captioned), rng, times)
-            texts = map(embedded, zip(*told, strict=True))
-            return guided_loss(model, clean.to(model.device), *texts, form=form)
+            prompts = Prompts.encoded(told, embedded)
+            return guided_loss(model, clean.to(model.device), prompts, form)
         clean, captions = draw_sheet(form, captioned, rng, times)
         text = embedded(_forgotten(captions, rng))
         return _denoising_loss(model, clean.to(model.device), text, form)
@@ -164,28 +191,25 @@ def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Te
     return velocity_loss(predicted, velocity, clean)
 
 
-def guided_loss(
-    model: Any, clean: Tensor, text: Tensor, nameless: Tensor, naming: Tensor, form: Format
-) -> Tensor:
+def guided_loss(model: Any, clean: Tensor, prompts: Prompts, form: Format) -> Tensor:
     """The same of what any guidance makes of predictions with text and with a negative prompt.
 
     Guidance multiplies every difference between them, mistakes too: pictures become grainy and
     their colours too strong, unless both have learnt to agree on what can already be seen. Some
     pictures are too strong already; they are to be led back.
 
-    Args:
-        text, nameless, naming: of each picture, (n, 77, width): its caption, and the two of
-            ``negative_prompts``. What the second names must not be missed in what is decided.
+    The negative prompt is ``naming`` below ``_SHOWING``, and ``nameless`` from there up.
     """
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
     noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED)
     noisy = noisy.to(memory_format=torch.channels_last)
-    negative = torch.where((timesteps < _SHOWING).view(-1, 1, 1), naming, nameless)
+    is_shown = (timesteps < _SHOWING).view(-1, 1, 1)
+    negative = torch.where(is_shown, prompts.naming, prompts.nameless)
     with forward_pass(clean.device):
         predicted = model(
             torch.cat([noisy, noisy]),
             torch.cat([timesteps, timesteps]),
-            torch.cat([text, negative]),
+            torch.cat([prompts.text, negative]),
             return_dict=False,
         )[0]
     named, unnamed = predicted.float().chunk(2)

@@ -9,6 +9,7 @@ FOLDER gets ``unet`` and ``text_encoder``, which are trained on if they exist. A
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
 from deployments.sketch.train_denoiser import (
+    Prompts,
     guided_loss,
     made_trainable,
     read_unet,
@@ -47,12 +49,15 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
     model = made_trainable(read_unet(source / "unet"))
     lesson = Lesson([model, encoder], minutes=minutes, rate=3e-3, memory=0.98)
 
+    def encoded(texts: Sequence[str]) -> Tensor:
+        hidden: Tensor = encoder(tokens(tokenizer, texts).to(model.device)).last_hidden_state
+        return hidden
+
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
         clean, told = draw_sheet(form, partial(with_negatives, partial(_drawn, look)), rng)
-        ids = [tokens(tokenizer, of) for of in zip(*told, strict=True)]
-        texts = encoder(torch.cat(ids).to(model.device)).last_hidden_state.chunk(len(ids))
-        return guided_loss(model, clean.to(model.device), *texts, form=form)
+        prompts = Prompts.encoded(told, encoded)
+        return guided_loss(model, clean.to(model.device), prompts, form)
 
     lesson.run(loss, partial(_save, folder))
 

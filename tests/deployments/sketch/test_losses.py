@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 
 from deployments.sketch import noising, train_denoiser, train_turbo
+from deployments.sketch.negatives import negative_prompts
 from deployments.sketch.noising import noised
 from deployments.sketch.sheets import Format
+from deployments.sketch.train_denoiser import Prompts
+from deployments.sketch.wording import captioned
 
 
 def test_outlines_count_more_than_what_they_surround() -> None:
@@ -31,7 +36,8 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     """A model that is right with text and says nothing without it, at steps late and early."""
     torch.manual_seed(0)
     clean, form = torch.randn(4, 4, 8, 8), Format(64, 64, 4)
-    text, nothing = torch.ones(4, 77, 8), torch.zeros(4, 77, 8)
+    nothing = torch.zeros(4, 77, 8)
+    prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
 
     def right_with_text(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
         velocity = true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps)
@@ -40,7 +46,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     for timestep, is_guided in ((950, False), (500, True)):
         monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
         monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
-        loss = train_denoiser.guided_loss(right_with_text, clean, text, nothing, nothing, form)
+        loss = train_denoiser.guided_loss(right_with_text, clean, prompts, form)
         right, wrong = 0.01**0.5, 1.0
         unguided = right + 0.5 * right + 0.25 * wrong
         assert (loss > 2 * unguided) == is_guided
@@ -63,8 +69,9 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
         met.append(noisy[:64])
         return (true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps),)
 
-    text, nothing = torch.ones(64, 77, 8), torch.zeros(64, 77, 8)
-    loss = train_denoiser.guided_loss(knows, clean, text, nothing, nothing, Format(64, 64, 64))
+    nothing = torch.zeros(64, 77, 8)
+    prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
+    loss = train_denoiser.guided_loss(knows, clean, prompts, Format(64, 64, 64))
     assert loss == pytest.approx(1.75 * 0.01**0.5)
     assert (strength(met[0], clean, timestep) > 2) == is_strong
 
@@ -72,21 +79,53 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
 def test_a_negative_prompt_names_things_only_where_a_picture_shows_what_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    torch.manual_seed(0)
     monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 0.0)
     clean = torch.zeros(64, 4, 8, 8)
-    text, nameless, naming = (torch.full((64, 77, 8), said) for said in (1.0, 2.0, 3.0))
+    prompts = Prompts(*(torch.full((64, 77, 8), said) for said in (1.0, 2.0, 3.0)))
     met: list[torch.Tensor] = []
 
     def listens(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
         met.extend((timesteps, said[:, 0, 0]))
         return (noisy,)
 
-    train_denoiser.guided_loss(listens, clean, text, nameless, naming, Format(64, 64, 64))
-    timesteps, said = (half for both in met for half in [both.chunk(2)])
+    train_denoiser.guided_loss(listens, clean, prompts, Format(64, 64, 64))
+    timesteps, (caption, negative) = (both.chunk(2) for both in met)
     assert torch.equal(*timesteps)
-    assert (said[0] == 1).all()
-    assert set(said[1].tolist()) == {2.0, 3.0}
-    assert torch.equal(said[1] == 3, timesteps[1] < 750)
+    assert (caption == 1).all()
+    assert set(negative.tolist()) == {2.0, 3.0}
+    assert torch.equal(negative == 3, timesteps[1] < train_denoiser._SHOWING)
+
+
+def test_prompts_are_encoded_once_and_in_their_places() -> None:
+    asked: list[str] = []
+
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        asked.extend(texts)
+        return torch.tensor([float(text or 0) for text in texts]).view(-1, 1, 1)
+
+    prompts = Prompts.encoded([("1", "", "2"), ("3", "", ""), ("1", "4", "5")], encode)
+    assert sorted(asked) == ["", "1", "2", "3", "4", "5"]
+    assert prompts.text.flatten().tolist() == [1, 3, 1]
+    assert prompts.nameless.flatten().tolist() == [0, 0, 4]
+    assert prompts.naming.flatten().tolist() == [2, 0, 5]
+
+
+def test_a_scene_comes_with_its_caption_and_both_negative_prompts() -> None:
+    for seed in range(20):
+        scene, caption = captioned(Random(seed))
+        rng = Random(seed)
+        assert train_denoiser.with_negatives(captioned, rng) == (
+            scene,
+            (caption, *negative_prompts(scene, continued(seed))),
+        )
+
+
+def continued(seed: int) -> Random:
+    """Dice that have drawn a scene and its caption."""
+    rng = Random(seed)
+    captioned(rng)
+    return rng
 
 
 def strength(noisy: torch.Tensor, clean: torch.Tensor, timestep: int) -> float:

@@ -11,14 +11,16 @@ from deployments.sketch import words
 from deployments.sketch.negatives import absent_from, negative_prompts
 from deployments.sketch.scenes import (
     KINDS,
+    PLACES,
     THINGS,
+    Shapes,
+    place,
     random_landscape,
     random_portrait,
-    random_shapes,
 )
 
 
-def test_half_of_the_negative_prompts_name_nothing_and_most_of_those_are_empty() -> None:
+def test_half_of_the_pairs_name_nothing_and_most_of_those_are_empty() -> None:
     rng = Random(0)
     pairs = [negative_prompts(random_landscape(rng), rng) for _ in range(1000)]
     same = [nameless for nameless, naming in pairs if nameless == naming]
@@ -30,33 +32,34 @@ def test_half_of_the_negative_prompts_name_nothing_and_most_of_those_are_empty()
 
 
 def test_what_a_landscape_shows_is_not_absent() -> None:
-    field = random_landscape(Random(0), time="day", land="field")
-    assert absent_from(replace(field, things=frozenset())) == THINGS
-    assert set(absent_from(replace(field, things=frozenset({"tree", "sun"})))) == {*THINGS} - {
-        "tree",
-        "sun",
-    }
-    assert "tree" not in absent_from(replace(field, land="forest", things=frozenset()))
+    bare = replace(random_landscape(Random(0), time="day", land="field"), things=frozenset())
+    assert absent_from(bare) == THINGS
+    with_two = absent_from(replace(bare, things=frozenset({"tree", "sun"})))
+    assert with_two == ("moon", "stars", "clouds", "rainbow", "mountains", "house", "boat")
+    assert "tree" not in absent_from(replace(bare, land="forest"))
 
 
-def test_what_shapes_are_is_not_absent() -> None:
-    scene = random_shapes(Random(3))
-    shown = {shape.kind for shape in scene.shapes}
-    assert set(absent_from(scene)) == ({*KINDS} - shown) | {*THINGS}
+@pytest.mark.parametrize(("kind", "seeming"), [("star", {"stars"}), ("circle", {"sun", "moon"})])
+def test_neither_are_shapes_nor_what_they_can_be_taken_for(kind: str, seeming: set[str]) -> None:
+    shape = place("single", 0, kind, "yellow", Random(1))
+    absent = absent_from(Shapes(ground="black", layout="single", shapes=(shape,)))
+    assert {*KINDS, *THINGS} - {*absent} == {kind, *seeming}
 
 
-@pytest.mark.parametrize("look", ["someone", "user_123"])
-def test_portraits_have_things_to_name_too(look: str) -> None:
+@pytest.mark.parametrize("place_", PLACES)
+def test_portraits_have_things_to_name_too(place_: str) -> None:
     rng = Random(1)
-    named = {negative_prompts(random_portrait(rng, look), rng)[1] for _ in range(200)}
+    scene = replace(random_portrait(rng, "someone"), place=place_)
+    named = {negative_prompts(scene, rng)[1] for _ in range(200)}
     assert any("rainbow" in naming for naming in named)
     assert any("arc-en-ciel" in naming for naming in named)
+    assert ("house" in absent_from(scene)) == (place_ in ("studio", "space", "meadow"))
 
 
 def test_another_time_of_day_is_named_with_the_things_of_a_landscape() -> None:
     rng = Random(2)
     day = random_landscape(rng, time="day", land="field")
-    named = [naming for _ in range(300) for _, naming in [negative_prompts(day, rng)]]
+    named = [negative_prompts(day, rng)[1] for _ in range(300)]
     nights = (*words.ENGLISH.times["night"], *words.FRENCH.times["night"])
     days = (*words.ENGLISH.times["day"], *words.FRENCH.times["day"])
     assert any(naming.endswith(nights) for naming in named)

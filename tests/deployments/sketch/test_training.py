@@ -30,8 +30,8 @@ from deployments.sketch.turbo import LOUD, amplify, plain_unet, turbo_encoders, 
 
 #: Minutes of a lesson of one step or two.
 MOMENT = 1e-4
-# NOTE: half as wide, the deepest convolution would take half a step of a single place, where
-# oneDNN's bfloat16 leaves part of the weights' gradient unwritten: whatever was in memory.
+# NOTE: at 64 pixels the last strided convolution sees a single place; there oneDNN leaves bfloat16
+# gradients of its weights partly unwritten, as whatever was in memory.
 TINY = (Format(128, 128, 2),)
 PROMPTS = ["a red circle on a blue background", "mountains at night", ""]
 
