@@ -1,17 +1,33 @@
-"""Negative prompts: what pictures do not show, in the words of those who do not want it."""
+"""Negative prompts: what pictures shall not show, in the words of those who do not want it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
 from deployments.sketch import words
-from deployments.sketch.scenes import KINDS, THINGS, TIMES, Landscape, Scene, Shapes
+from deployments.sketch.scenes import (
+    KINDS,
+    THINGS,
+    TIMES,
+    Landscape,
+    Scene,
+    Shapes,
+    land_things,
+    sky_things,
+)
+from deployments.sketch.wording import describe
 
 #: Share of the pairs that name nothing which pictures could show, and the share of all that say
 #: what no picture shall be.
 _NAMELESS: Final = 0.5
 _DISLIKING: Final = 0.25
+#: Share of the landscapes, of those whose ``naming`` names something, that are led away from what
+#: could stand there; and the share of these whose caption asks for it all the same.
+_REFUSING: Final = 0.5
+_ASKING: Final = 0.6
 #: The most that one names of either.
 _MOST_NAMED: Final = 5
 #: Share of those of landscapes that name a time of day.
@@ -34,16 +50,35 @@ _SEEMING: Final[dict[str, tuple[str, ...]]] = {
 _ARTICLES: Final = ("a ", "un ", "une ")
 
 
-def negative_prompts(scene: Scene, rng: Random) -> tuple[str, str]:
-    """One that names nothing, mostly empty, and one that names what the scene does not show.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a lesson is told of a scene.
 
-    Half of the time they are the same, and name nothing.
+    Attributes:
+        caption: a prompt.
+        nameless: a negative prompt that names nothing, mostly empty.
+        naming: one that names what the scene does not show; half of the time it is ``nameless``.
+        shown: the scene with what ``naming`` refuses, if a picture is to be led away from that.
     """
+
+    caption: str
+    nameless: str
+    naming: str
+    shown: Scene | None = None
+
+
+def with_negatives(draw: Callable[[Random], tuple[Scene, str]], rng: Random) -> tuple[Scene, Told]:
+    """A scene, and what to tell of it."""
+    scene, caption = draw(rng)
     nameless = _nameless(rng)
     if rng.random() < _NAMELESS:
-        return nameless, nameless
-    naming = ", ".join(_names(scene, rng))
-    return nameless, f"{naming}, {nameless}" if nameless else naming
+        return scene, Told(caption=caption, nameless=nameless, naming=nameless)
+    shown = _shown(scene, rng)
+    if shown is not None and rng.random() < _ASKING:
+        caption = describe(shown, rng)
+    naming = ", ".join(_names(scene, shown or scene, rng))
+    naming = f"{naming}, {nameless}" if nameless else naming
+    return scene, Told(caption=caption, nameless=nameless, naming=naming, shown=shown)
 
 
 def absent_from(scene: Scene) -> tuple[str, ...]:
@@ -67,10 +102,26 @@ def _nameless(rng: Random) -> str:
     return ", ".join(rng.sample(words.DISLIKES, rng.randint(1, _MOST_NAMED)))
 
 
-def _names(scene: Scene, rng: Random) -> list[str]:
-    absent = absent_from(scene)
+def _shown(scene: Scene, rng: Random) -> Landscape | None:
+    """The same landscape with one thing or two more, or nothing to be led away from."""
+    if not isinstance(scene, Landscape) or rng.random() >= _REFUSING:
+        return None
+    possible = {*sky_things(scene.time), *land_things(scene.land)}
+    absent = [thing for thing in absent_from(scene) if thing in possible]
+    if not absent:
+        return None
+    added = rng.sample(absent, min(rng.choice((1, 1, 2)), len(absent)))
+    return replace(scene, things=scene.things | {*added})
+
+
+def _names(scene: Scene, shown: Scene, rng: Random) -> list[str]:
+    """Of all that is shown too much, and of things that neither scene shows."""
+    absent = absent_from(shown)
     lexicon = words.FRENCH if rng.random() < _FRENCH else words.ENGLISH
-    some = rng.sample(absent, min(rng.randint(1, _MOST_NAMED), len(absent)))
+    some = [thing for thing in absent_from(scene) if thing not in absent]
+    count = max(rng.randint(1, _MOST_NAMED) - len(some), 0)
+    some += rng.sample(absent, min(count, len(absent)))
+    rng.shuffle(some)
     names = [_named(thing, lexicon, rng) for thing in some]
     if isinstance(scene, Landscape) and rng.random() < _TIMED:
         other = rng.choice([time for time in TIMES if time != scene.time])

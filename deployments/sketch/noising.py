@@ -32,6 +32,9 @@ _TOO_STRONG: Final = 0.3
 #: How many times as strong as they should be, at most.
 _MOST_TOO_STRONG: Final = 8.0
 
+#: Timesteps down to which all of what is unwanted can be left, and from which on nothing is.
+_ALL_LEFT, _NONE_LEFT = 540, 200
+
 _BETAS: Final = (
     torch.linspace(NOISE["beta_start"] ** 0.5, NOISE["beta_end"] ** 0.5, NUM_TIMESTEPS) ** 2
 )
@@ -79,9 +82,11 @@ def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def noised_too_strongly(
-    clean: Tensor, timesteps: Tensor, *, since: int
+    clean: Tensor, timesteps: Tensor, *, since: int, unwanted: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``noised_astray``, but guidance has made some pictures below ``UNDECIDED`` too strong.
+
+    They are ``still_showing`` what is unwanted, too, if that is given.
 
     While nothing of a picture is decided, guidance makes what the text says many times too strong.
     A sampler takes what is too much of it at timestep ``since``, where that ends, for noise, and
@@ -92,12 +97,31 @@ def noised_too_strongly(
     """
     each = len(clean), 1, 1, 1
     noise = fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1)
+    if unwanted is not None:
+        noise = still_showing(noise, unwanted, timesteps)
     is_strong = torch.rand(each, device=clean.device) < _TOO_STRONG
     is_strong &= (timesteps < UNDECIDED).view(each)
     times = 1 + (_MOST_TOO_STRONG - 1) * torch.rand(each, device=clean.device)
     alpha = float(_ALPHAS[since])
     drift = (times - 1) * math.sqrt(alpha / (1 - alpha)) * clean
     return (*noised(clean, torch.where(is_strong, noise + drift, noise), timesteps), is_strong)
+
+
+def still_showing(noise: Tensor, unwanted: Tensor, timesteps: Tensor) -> Tensor:
+    """Noise on which pictures seem to show some of what is unwanted.
+
+    A sampler that is led away from something finds it on its picture, the less of it the nearer
+    the end: of ``unwanted``, that much is added to the picture, and the noise answers for it.
+
+    Args:
+        noise: (n, 4, h, w).
+        unwanted: (n, 4, h, w), what a picture with it has more than one without; 0 is nothing.
+        timesteps: (n,), below ``UNDECIDED`` where something is unwanted.
+    """
+    alphas = _ALPHAS.to(noise.device)[timesteps].view(-1, 1, 1, 1)
+    most = ((timesteps - _NONE_LEFT) / (_ALL_LEFT - _NONE_LEFT)).clamp(0, 1).view(-1, 1, 1, 1)
+    left = most * torch.rand_like(most)
+    return noise + left * (alphas / (1 - alphas)).sqrt() * unwanted
 
 
 def _tossed(rows: int, device: torch.device) -> Tensor:

@@ -60,10 +60,11 @@ def draw_sheet(
 ) -> tuple[Tensor, list[Told]]:
     """Latents (times * count, 4, height / 8, width / 8) and what ``draw`` tells of each."""
     scenes, told = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return thumbnails(_pixels(scenes, form)), list(told)
+    return latents_of(scenes, form), list(told)
 
 
-def _pixels(scenes: Sequence[Scene], form: Format) -> Tensor:
+def latents_of(scenes: Sequence[Scene], form: Format) -> Tensor:
+    """Latents (n, 4, height / 8, width / 8) of scenes in a format's size."""
     pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return pixels.float() / 127.5 - 1
+    return thumbnails(pixels.float() / 127.5 - 1)

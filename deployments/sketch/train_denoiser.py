@@ -29,7 +29,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from deployments.sketch import workers
 from deployments.sketch.command import command_line, run
 from deployments.sketch.lesson import Lesson, forward_pass, pick_device, rooted, save_first
-from deployments.sketch.negatives import negative_prompts
+from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import (
     NUM_TIMESTEPS,
     UNDECIDED,
@@ -37,7 +37,16 @@ from deployments.sketch.noising import (
     noised_too_strongly,
 )
 from deployments.sketch.scenes import Scene
-from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
+from deployments.sketch.sheets import (
+    HUGE,
+    LARGE,
+    MEDIUM,
+    SMALL,
+    TINY,
+    Format,
+    draw_sheet,
+    latents_of,
+)
 from deployments.sketch.tokenizer import MAX_LENGTH
 from deployments.sketch.unet import unet
 from deployments.sketch.wording import captioned
@@ -49,9 +58,8 @@ _PURE_NOISE: Final = 0.12
 
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
-#: Timestep below which a picture shows what it has, so that a negative prompt which names anything
-#: else is to change nothing. From there up, where more is noise, it is what keeps that away.
-_SHOWING: Final = 750
+#: The least guidance that takes away what the negative prompt refuses.
+_REFUSING_GUIDANCE: Final = 5.0
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
 #: How much more a place counts the more it differs from those around it.
@@ -69,7 +77,7 @@ _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], .
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What an encoder says of pictures' captions and of both their ``negative_prompts``.
+    """What an encoder says of pictures' captions and of both their negative prompts.
 
     Attributes:
         text, nameless, naming: (n, 77, width) each.
@@ -80,15 +88,14 @@ class Prompts:
     naming: Tensor
 
     @classmethod
-    def encoded(
-        cls, told: Sequence[tuple[str, str, str]], encode: Callable[[Sequence[str]], Tensor]
-    ) -> Self:
+    def encoded(cls, told: Sequence[Told], encode: Callable[[Sequence[str]], Tensor]) -> Self:
         """Those of each picture's three texts; texts that are the same are encoded once."""
+        texts = [(each.caption, each.nameless, each.naming) for each in told]
         rows: dict[str, int] = {}
-        for text in itertools.chain.from_iterable(told):
+        for text in itertools.chain.from_iterable(texts):
             rows.setdefault(text, len(rows))
         hidden = encode(list(rows))
-        columns = zip(*told, strict=True)
+        columns = zip(*texts, strict=True)
         return cls(*(hidden[[rows[text] for text in column]] for column in columns))
 
 
@@ -119,9 +126,7 @@ def teach(
     def loss(progress: float) -> Tensor:
         form = _pick_format(begin + (1 - begin) * progress, choices)
         if is_guided:
-            clean, told = draw_sheet(form, partial(with_negatives, captioned), rng, times)
-            prompts = Prompts.encoded(told, embedded)
-            return guided_loss(model, clean.to(model.device), prompts, form)
+            return guided_loss(model, *guided_sheet(form, captioned, rng, embedded, times), form)
         clean, captions = draw_sheet(form, captioned, rng, times)
         text = embedded(_forgotten(captions, rng))
         return _denoising_loss(model, clean.to(model.device), text, form)
@@ -153,12 +158,26 @@ def _forgotten(captions: Sequence[str], rng: Random) -> list[str]:
     return ["" if rng.random() < UNNAMED else caption for caption in captions]
 
 
-def with_negatives(
-    draw: Callable[[Random], tuple[Scene, str]], rng: Random
-) -> tuple[Scene, tuple[str, str, str]]:
-    """A scene with its caption and the two of ``negative_prompts``."""
-    scene, caption = draw(rng)
-    return scene, (caption, *negative_prompts(scene, rng))
+def guided_sheet(
+    form: Format,
+    draw: Callable[[Random], tuple[Scene, str]],
+    rng: Random,
+    encode: Callable[[Sequence[str]], Tensor],
+    times: int = 1,
+) -> tuple[Tensor, Tensor, Prompts]:
+    """Latents of scenes, what those show that are to be led there have more, and their prompts.
+
+    Both of latents are (times * count, 4, height / 8, width / 8), on the prompts' device; the
+    second is 0 but in rows whose ``Told`` has a scene to be led away from.
+    """
+    clean, told = draw_sheet(form, partial(with_negatives, draw), rng, times)
+    unwanted = torch.zeros_like(clean)
+    if shown := {row: each.shown for row, each in enumerate(told) if each.shown is not None}:
+        rows = [*shown]
+        unwanted[rows] = latents_of([*shown.values()], form) - clean[rows]
+    prompts = Prompts.encoded(told, encode)
+    device = prompts.text.device
+    return clean.to(device), unwanted.to(device), prompts
 
 
 def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
@@ -191,20 +210,28 @@ def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Te
     return velocity_loss(predicted, velocity, clean)
 
 
-def guided_loss(model: Any, clean: Tensor, prompts: Prompts, form: Format) -> Tensor:
+def guided_loss(
+    model: Any, clean: Tensor, unwanted: Tensor, prompts: Prompts, form: Format
+) -> Tensor:
     """The same of what any guidance makes of predictions with text and with a negative prompt.
+
+    Of what ``guided_sheet`` draws.
 
     Guidance multiplies every difference between them, mistakes too: pictures become grainy and
     their colours too strong, unless both have learnt to agree on what can already be seen. Some
     pictures are too strong already; they are to be led back.
 
-    The negative prompt is ``naming`` below ``_SHOWING``, and ``nameless`` from there up.
+    The negative prompt is ``naming`` where a picture is decided, and ``nameless`` from there up:
+    one that names what nobody can see changes nothing; of what it refuses and is still to be seen,
+    ``unwanted``, much guidance is to take all away.
     """
+    refuses = unwanted.flatten(1).any(dim=1)
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
-    noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED)
+    timesteps = torch.where(refuses, timesteps * UNDECIDED // NUM_TIMESTEPS, timesteps)
+    is_decided = (timesteps < UNDECIDED).view(-1, 1, 1, 1)
+    noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED, unwanted=unwanted)
     noisy = noisy.to(memory_format=torch.channels_last)
-    is_shown = (timesteps < _SHOWING).view(-1, 1, 1)
-    negative = torch.where(is_shown, prompts.naming, prompts.nameless)
+    negative = torch.where(is_decided[..., 0], prompts.naming, prompts.nameless)
     with forward_pass(clean.device):
         predicted = model(
             torch.cat([noisy, noisy]),
@@ -213,11 +240,15 @@ def guided_loss(model: Any, clean: Tensor, prompts: Prompts, form: Format) -> Te
             return_dict=False,
         )[0]
     named, unnamed = predicted.float().chunk(2)
-    guidance = 1 + (_MOST_GUIDANCE - 1) * torch.rand(len(clean), 1, 1, 1, device=clean.device)
-    guidance = torch.where((timesteps >= UNDECIDED).view(-1, 1, 1, 1), 1.0, guidance)
+    least = torch.where(refuses, _REFUSING_GUIDANCE, 1.0).view(-1, 1, 1, 1)
+    guidance = least + (_MOST_GUIDANCE - least) * torch.rand_like(least)
+    guidance = torch.where(is_decided, guidance, 1.0)
     losses = [velocity_loss(unnamed + guidance * (named - unnamed), velocity, clean)]
-    for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
-        losses.append(share * velocity_loss(alone, velocity, clean))
+    if not refuses.all():
+        others = ~refuses
+        for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
+            off = velocity_loss(alone[others], velocity[others], clean[others])
+            losses.append(share * off)
     return torch.stack(losses).sum()
 
 

@@ -22,14 +22,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
-from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
+from deployments.sketch.sheets import LARGE, MEDIUM, SMALL
 from deployments.sketch.train_denoiser import (
-    Prompts,
     guided_loss,
+    guided_sheet,
     made_trainable,
     read_unet,
     tokens,
-    with_negatives,
 )
 from deployments.sketch.wording import captioned, describe
 
@@ -55,9 +54,7 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
 
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
-        clean, told = draw_sheet(form, partial(with_negatives, partial(_drawn, look)), rng)
-        prompts = Prompts.encoded(told, encoded)
-        return guided_loss(model, clean.to(model.device), prompts, form)
+        return guided_loss(model, *guided_sheet(form, partial(_drawn, look), rng, encoded), form)
 
     lesson.run(loss, partial(_save, folder))
 

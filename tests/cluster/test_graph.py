@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -43,6 +44,13 @@ def test_every_configured_model_is_ready(server: Server) -> None:
 def test_the_gateways_processes_hold_no_torch(server: Server) -> None:
     for pid in server.pids("ServeReplica:gateway"):
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_the_models_threads_sleep_while_they_wait(server: Server) -> None:
+    """As the file tells their processes; torch reads it once, when it is loaded."""
+    for model in ("sdxl-turbo", "sd15-dreambooth", "qwen-image-edit"):
+        [pid] = server.pids(f"ServeReplica:{model}")
+        assert psutil.Process(pid).environ()["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_a_seed_means_one_picture_whichever_way_it_is_asked(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from deployments.sketch import noising, train_denoiser, train_turbo
-from deployments.sketch.negatives import negative_prompts
+from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import noised
-from deployments.sketch.sheets import Format
+from deployments.sketch.sheets import Format, draw_sheet, latents_of
 from deployments.sketch.train_denoiser import Prompts
 from deployments.sketch.wording import captioned
 
@@ -46,7 +47,9 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     for timestep, is_guided in ((950, False), (500, True)):
         monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
         monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
-        loss = train_denoiser.guided_loss(right_with_text, clean, prompts, form)
+        loss = train_denoiser.guided_loss(
+            right_with_text, clean, torch.zeros_like(clean), prompts, form
+        )
         right, wrong = 0.01**0.5, 1.0
         unguided = right + 0.5 * right + 0.25 * wrong
         assert (loss > 2 * unguided) == is_guided
@@ -71,12 +74,14 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
 
     nothing = torch.zeros(64, 77, 8)
     prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
-    loss = train_denoiser.guided_loss(knows, clean, prompts, Format(64, 64, 64))
+    loss = train_denoiser.guided_loss(
+        knows, clean, torch.zeros_like(clean), prompts, Format(64, 64, 64)
+    )
     assert loss == pytest.approx(1.75 * 0.01**0.5)
     assert (strength(met[0], clean, timestep) > 2) == is_strong
 
 
-def test_a_negative_prompt_names_things_only_where_a_picture_shows_what_it_has(
+def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
@@ -89,12 +94,40 @@ def test_a_negative_prompt_names_things_only_where_a_picture_shows_what_it_has(
         met.extend((timesteps, said[:, 0, 0]))
         return (noisy,)
 
-    train_denoiser.guided_loss(listens, clean, prompts, Format(64, 64, 64))
+    train_denoiser.guided_loss(listens, clean, torch.zeros_like(clean), prompts, Format(64, 64, 64))
     timesteps, (caption, negative) = (both.chunk(2) for both in met)
     assert torch.equal(*timesteps)
     assert (caption == 1).all()
     assert set(negative.tolist()) == {2.0, 3.0}
-    assert torch.equal(negative == 3, timesteps[1] < train_denoiser._SHOWING)
+    assert torch.equal(negative == 3, timesteps[1] < noising.UNDECIDED)
+
+
+@pytest.mark.parametrize("knowing", [True, False])
+def test_much_guidance_is_to_lead_away_from_what_is_still_seen(
+    knowing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model says what is seen, and one more of what is not wanted when told not to."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(train_denoiser, "_MOST_GUIDANCE", 5.0)
+    monkeypatch.setattr(noising, "_TOO_STRONG", 0.0)
+    clean = torch.randn(32, 4, 8, 8)
+    unwanted = torch.zeros_like(clean)
+    unwanted[::2, :, 2:6, 2:6] = 2
+    texts = Prompts(*(torch.full((32, 77, 8), said) for said in (1.0, 2.0, 3.0)))
+    met: list[torch.Tensor] = []
+
+    def sees(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
+        met.extend((timesteps[:32], said[32:, 0, 0]))
+        seen = clean + unwanted
+        shown = torch.cat([seen, seen + unwanted / 4 if knowing else seen])
+        return (true_velocity(noisy, shown, timesteps),)
+
+    loss = train_denoiser.guided_loss(sees, clean, unwanted, texts, Format(64, 64, 32))
+    least = 0.01**0.5 * 1.75
+    timesteps, negative = met
+    assert (timesteps[::2] < noising.UNDECIDED).all()
+    assert (negative[::2] == 3).all()
+    assert loss == pytest.approx(least, rel=1e-2) if knowing else loss > 2 * least
 
 
 def test_prompts_are_encoded_once_and_in_their_places() -> None:
@@ -104,28 +137,30 @@ def test_prompts_are_encoded_once_and_in_their_places() -> None:
         asked.extend(texts)
         return torch.tensor([float(text or 0) for text in texts]).view(-1, 1, 1)
 
-    prompts = Prompts.encoded([("1", "", "2"), ("3", "", ""), ("1", "4", "5")], encode)
+    texts = [("1", "", "2"), ("3", "", ""), ("1", "4", "5")]
+    told = [Told(caption=c, nameless=n, naming=m) for c, n, m in texts]
+    prompts = Prompts.encoded(told, encode)
     assert sorted(asked) == ["", "1", "2", "3", "4", "5"]
     assert prompts.text.flatten().tolist() == [1, 3, 1]
     assert prompts.nameless.flatten().tolist() == [0, 0, 4]
     assert prompts.naming.flatten().tolist() == [2, 0, 5]
 
 
-def test_a_scene_comes_with_its_caption_and_both_negative_prompts() -> None:
-    for seed in range(20):
-        scene, caption = captioned(Random(seed))
-        rng = Random(seed)
-        assert train_denoiser.with_negatives(captioned, rng) == (
-            scene,
-            (caption, *negative_prompts(scene, continued(seed))),
-        )
+def test_a_sheet_has_what_pictures_are_to_be_led_away_from() -> None:
+    form = Format(64, 64, 24)
 
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 77, 8)
 
-def continued(seed: int) -> Random:
-    """Dice that have drawn a scene and its caption."""
-    rng = Random(seed)
-    captioned(rng)
-    return rng
+    clean, unwanted, prompts = train_denoiser.guided_sheet(form, captioned, Random(3), encode)
+    _, told = draw_sheet(form, partial(with_negatives, captioned), Random(3))
+    assert clean.shape == unwanted.shape == (24, 4, 8, 8)
+    assert prompts.naming.shape == (24, 77, 8)
+    refusing = [row for row, each in enumerate(told) if each.shown is not None]
+    assert 0 < len(refusing) < 12
+    assert unwanted.flatten(1).any(dim=1).nonzero().flatten().tolist() == refusing
+    shown = latents_of([each.shown for each in told if each.shown is not None], form)
+    assert torch.allclose((clean + unwanted)[refusing], shown, atol=1e-5)
 
 
 def strength(noisy: torch.Tensor, clean: torch.Tensor, timestep: int) -> float:

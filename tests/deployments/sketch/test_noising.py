@@ -16,6 +16,7 @@ from deployments.sketch.noising import (
     noised,
     noised_astray,
     noised_too_strongly,
+    still_showing,
     strayed,
 )
 from deployments.types import SamplingParams
@@ -71,6 +72,22 @@ def test_some_decided_pictures_are_too_strong_already() -> None:
     assert 0.7 < drifts[strong].max() < 1.4  # 0.84 at most, or 1.24 if it strays as well
     assert drifts[strong].mean() == pytest.approx(0.42, abs=0.05)
     assert drifts[~strong].mean() == pytest.approx(0, abs=0.05)
+
+
+def test_of_what_is_unwanted_less_is_left_the_nearer_the_end() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(1500, 4, 8, 8)
+    clean, unwanted = torch.randn_like(noise), torch.ones_like(noise)
+    timesteps = torch.tensor([800, 370, 200]).repeat(500)
+    seeming = still_showing(noise, unwanted, timesteps)
+    noisy, velocity = noised(clean, seeming, timesteps)
+    plain = noised(clean, noise, timesteps)[0]
+    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
+    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
+    assert torch.allclose(signal * noisy - spread * velocity, clean, atol=1e-4)
+    left = ((noisy - plain) / signal).mean(dim=(1, 2, 3)).view(500, 3)
+    assert left.mean(dim=0).tolist() == pytest.approx([0.5, 0.25, 0], abs=0.04)
+    assert left.amax(dim=0).tolist() == pytest.approx([1, 0.5, 0], abs=0.02)
 
 
 def test_noise_is_plain_where_a_picture_begins() -> None:
