@@ -61,12 +61,11 @@ def forward_pass(device: torch.device) -> Iterator[None]:
 
 
 def rooted(errors: Tensor, small: float) -> Tensor:
-    """Mean root of pictures' mean squared errors (n,); those below ``small`` count less and less.
+    """Roots of pictures' mean squared errors, (n,); those below ``small`` count less and less.
 
     The root lets flat shapes, whose errors are small, count as much as landscapes.
     """
-    loss: Tensor = (errors + small).sqrt().mean()
-    return loss
+    return (errors + small).sqrt()
 
 
 class Muon:

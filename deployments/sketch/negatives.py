@@ -8,6 +8,7 @@ from random import Random
 from typing import Final
 
 from deployments.sketch import words
+from deployments.sketch.edits import at_time
 from deployments.sketch.scenes import (
     KINDS,
     THINGS,
@@ -32,6 +33,8 @@ _ASKING: Final = 0.6
 _MOST_NAMED: Final = 5
 #: Share of those of landscapes that name a time of day.
 _TIMED: Final = 0.2
+#: The land on which none of the things is painted.
+_INDOORS: Final = "cafe"
 #: Share that is French; kinds of shapes are English in any case.
 _FRENCH: Final = 0.15
 #: Land, kind of shape, or place of a figure -> things that one can see in it, asked for or not.
@@ -58,13 +61,14 @@ class Told:
         caption: a prompt.
         nameless: a negative prompt that names nothing, mostly empty.
         naming: one that names what the scene does not show; half of the time it is ``nameless``.
-        shown: the scene with what ``naming`` refuses, if a picture is to be led away from that.
+        refused: the scene as ``naming`` refuses it, with more things or at another time, if a
+            picture is to be led away from that.
     """
 
     caption: str
     nameless: str
     naming: str
-    shown: Scene | None = None
+    refused: Scene | None = None
 
 
 def with_negatives(draw: Callable[[Random], tuple[Scene, str]], rng: Random) -> tuple[Scene, Told]:
@@ -73,12 +77,14 @@ def with_negatives(draw: Callable[[Random], tuple[Scene, str]], rng: Random) -> 
     nameless = _nameless(rng)
     if rng.random() < _NAMELESS:
         return scene, Told(caption=caption, nameless=nameless, naming=nameless)
-    shown = _shown(scene, rng)
-    if shown is not None and rng.random() < _ASKING:
-        caption = describe(shown, rng)
-    naming = ", ".join(_names(scene, shown or scene, rng))
+    refused = None
+    if isinstance(scene, Landscape) and scene.land != _INDOORS and rng.random() < _REFUSING:
+        refused = _refused(scene, rng)
+        if refused.time == scene.time and rng.random() < _ASKING:
+            caption = describe(refused, rng)
+    naming = ", ".join(_names(scene, refused or scene, rng))
     naming = f"{naming}, {nameless}" if nameless else naming
-    return scene, Told(caption=caption, nameless=nameless, naming=naming, shown=shown)
+    return scene, Told(caption=caption, nameless=nameless, naming=naming, refused=refused)
 
 
 def absent_from(scene: Scene) -> tuple[str, ...]:
@@ -102,38 +108,46 @@ def _nameless(rng: Random) -> str:
     return ", ".join(rng.sample(words.DISLIKES, rng.randint(1, _MOST_NAMED)))
 
 
-def _shown(scene: Scene, rng: Random) -> Landscape | None:
-    """The same landscape with one thing or two more, or nothing to be led away from."""
-    if not isinstance(scene, Landscape) or rng.random() >= _REFUSING:
-        return None
+def _refused(scene: Landscape, rng: Random) -> Landscape:
+    """The same at another time, or with one thing or two more that could stand there."""
     possible = {*sky_things(scene.time), *land_things(scene.land)}
     absent = [thing for thing in absent_from(scene) if thing in possible]
-    if not absent:
-        return None
+    if not absent or rng.random() < _TIMED:
+        return at_time(scene, _another_time(scene, rng))
     added = rng.sample(absent, min(rng.choice((1, 1, 2)), len(absent)))
     return replace(scene, things=scene.things | {*added})
 
 
-def _names(scene: Scene, shown: Scene, rng: Random) -> list[str]:
-    """Of all that is shown too much, and of things that neither scene shows."""
-    absent = absent_from(shown)
+def _names(scene: Scene, refused: Scene, rng: Random) -> list[str]:
+    """Of all that is refused, and of what neither scene shows."""
     lexicon = words.FRENCH if rng.random() < _FRENCH else words.ENGLISH
-    some = [thing for thing in absent_from(scene) if thing not in absent]
-    count = max(rng.randint(1, _MOST_NAMED) - len(some), 0)
-    some += rng.sample(absent, min(count, len(absent)))
-    rng.shuffle(some)
-    names = [_named(thing, lexicon, rng) for thing in some]
-    if isinstance(scene, Landscape) and rng.random() < _TIMED:
-        other = rng.choice([time for time in TIMES if time != scene.time])
-        names.append(rng.choice(lexicon.times[other]))
+    absent = [thing for thing in absent_from(scene) if thing in absent_from(refused)]
+    names = []
+    if isinstance(scene, Landscape) and isinstance(refused, Landscape):
+        if refused.time != scene.time:
+            names = [rng.choice(lexicon.times[refused.time])]
+        else:
+            added = sorted(refused.things - scene.things)
+            names = [_named(thing, lexicon, rng, refused.house) for thing in added]
+        if not names and rng.random() < _TIMED:
+            names = [rng.choice(lexicon.times[_another_time(scene, rng)])]
+    count = max(rng.randint(1, _MOST_NAMED) - len(names), 0)
+    some = rng.sample(absent, min(count, len(absent)))
+    names += [_named(thing, lexicon, rng) for thing in some]
+    rng.shuffle(names)
     return [_bare(name) for name in names] if rng.random() < 0.5 else names
 
 
-def _named(thing: str, lexicon: words.Lexicon, rng: Random) -> str:
+def _another_time(scene: Landscape, rng: Random) -> str:
+    return rng.choice([time for time in TIMES if time != scene.time])
+
+
+def _named(thing: str, lexicon: words.Lexicon, rng: Random, house: str | None = None) -> str:
+    """In one of its ways; a house of the colour, or of any if none is given."""
     if thing in KINDS:
         return rng.choice(words.KINDS[thing])
     if thing == "house":
-        return lexicon.house(rng.choice(tuple(lexicon.colours)), rng)
+        return lexicon.house(house or rng.choice(tuple(lexicon.colours)), rng)
     return rng.choice(lexicon.things[thing])
 
 

@@ -32,8 +32,13 @@ _TOO_STRONG: Final = 0.3
 #: How many times as strong as they should be, at most.
 _MOST_TOO_STRONG: Final = 8.0
 
-#: Timesteps down to which all of what is unwanted can be left, and from which on nothing is.
-_ALL_LEFT, _NONE_LEFT = 540, 200
+#: At and above the first timestep all of what is unwanted can be left, at and below the second
+#: nothing is.
+_ALL_LEFT: Final = 540
+_NONE_LEFT: Final = 200
+#: Share of the pictures that were led too far away from it, and how many times too far at most.
+_TOO_FAR: Final = 0.5
+_MOST_TOO_FAR: Final = 6.5
 
 _BETAS: Final = (
     torch.linspace(NOISE["beta_start"] ** 0.5, NOISE["beta_end"] ** 0.5, NUM_TIMESTEPS) ** 2
@@ -86,11 +91,9 @@ def noised_too_strongly(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``noised_astray``, but guidance has made some pictures below ``UNDECIDED`` too strong.
 
-    They are ``still_showing`` what is unwanted, too, if that is given.
-
     While nothing of a picture is decided, guidance makes what the text says many times too strong.
     A sampler takes what is too much of it at timestep ``since``, where that ends, for noise, and
-    keeps it.
+    keeps it. Whatever their strength, all rows are ``led_away`` from what is ``unwanted``.
 
     Returns:
         Latents, velocity, and which rows are too strong, (n, 1, 1, 1).
@@ -98,7 +101,7 @@ def noised_too_strongly(
     each = len(clean), 1, 1, 1
     noise = fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1)
     if unwanted is not None:
-        noise = still_showing(noise, unwanted, timesteps)
+        noise = led_away(noise, unwanted, timesteps, since=since)
     is_strong = torch.rand(each, device=clean.device) < _TOO_STRONG
     is_strong &= (timesteps < UNDECIDED).view(each)
     times = 1 + (_MOST_TOO_STRONG - 1) * torch.rand(each, device=clean.device)
@@ -107,21 +110,25 @@ def noised_too_strongly(
     return (*noised(clean, torch.where(is_strong, noise + drift, noise), timesteps), is_strong)
 
 
-def still_showing(noise: Tensor, unwanted: Tensor, timesteps: Tensor) -> Tensor:
-    """Noise on which pictures seem to show some of what is unwanted.
+def led_away(noise: Tensor, unwanted: Tensor, timesteps: Tensor, *, since: int) -> Tensor:
+    """Noise on which pictures seem to show some of what is unwanted, or less than nothing of it.
 
     A sampler that is led away from something finds it on its picture, the less of it the nearer
-    the end: of ``unwanted``, that much is added to the picture, and the noise answers for it.
+    the end; or the reverse of it, from when nothing was decided and guidance took away many times
+    what was not there yet, which it keeps as ``noised_too_strongly`` tells.
 
     Args:
         noise: (n, 4, h, w).
         unwanted: (n, 4, h, w), what a picture with it has more than one without; 0 is nothing.
-        timesteps: (n,), below ``UNDECIDED`` where something is unwanted.
+        timesteps: (n,).
     """
     alphas = _ALPHAS.to(noise.device)[timesteps].view(-1, 1, 1, 1)
     most = ((timesteps - _NONE_LEFT) / (_ALL_LEFT - _NONE_LEFT)).clamp(0, 1).view(-1, 1, 1, 1)
-    left = most * torch.rand_like(most)
-    return noise + left * (alphas / (1 - alphas)).sqrt() * unwanted
+    left = most * (alphas / (1 - alphas)).sqrt()
+    alpha = float(_ALPHAS[since])
+    taken = _MOST_TOO_FAR * math.sqrt(alpha / (1 - alpha))
+    is_far = torch.rand_like(left) < _TOO_FAR
+    return noise + torch.where(is_far, -taken, left) * torch.rand_like(left) * unwanted
 
 
 def _tossed(rows: int, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from deployments.sketch.painter import paint
 from deployments.sketch.scenes import Scene
 from deployments.sketch.thumbnails import thumbnails
 
-Told = TypeVar("Told")
+Words = TypeVar("Words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ HUGE: Final = (
 
 
 def draw_sheet(
-    form: Format, draw: Callable[[Random], tuple[Scene, Told]], rng: Random, times: int = 1
-) -> tuple[Tensor, list[Told]]:
+    form: Format, draw: Callable[[Random], tuple[Scene, Words]], rng: Random, times: int = 1
+) -> tuple[Tensor, list[Words]]:
     """Latents (times * count, 4, height / 8, width / 8) and what ``draw`` tells of each."""
     scenes, told = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return latents_of(scenes, form), list(told)
+    return latents_of_scenes(scenes, form), list(told)
 
 
-def latents_of(scenes: Sequence[Scene], form: Format) -> Tensor:
+def latents_of_scenes(scenes: Sequence[Scene], form: Format) -> Tensor:
     """Latents (n, 4, height / 8, width / 8) of scenes in a format's size."""
     pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)

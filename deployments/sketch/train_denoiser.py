@@ -45,7 +45,7 @@ from deployments.sketch.sheets import (
     TINY,
     Format,
     draw_sheet,
-    latents_of,
+    latents_of_scenes,
 )
 from deployments.sketch.tokenizer import MAX_LENGTH
 from deployments.sketch.unet import unet
@@ -58,8 +58,8 @@ _PURE_NOISE: Final = 0.12
 
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
-#: The least guidance that takes away what the negative prompt refuses.
-_REFUSING_GUIDANCE: Final = 5.0
+#: The least guidance that leads away from what the negative prompt refuses.
+_LEADING_GUIDANCE: Final = 5.0
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
 #: How much more a place counts the more it differs from those around it.
@@ -73,6 +73,22 @@ _PLAN: Final[tuple[tuple[float, tuple[tuple[float, tuple[Format, ...]], ...]], .
     (0.25, ((0.2, SMALL), (0.5, MEDIUM), (0.3, LARGE))),
     (0.6, ((0.1, SMALL), (0.3, MEDIUM), (0.4, LARGE), (0.2, HUGE))),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedBatch:
+    """Pictures for ``guided_loss``, on one device.
+
+    Attributes:
+        clean: latents (n, 4, height / 8, width / 8).
+        unwanted: likewise, what to add to each to see what its negative prompt refuses; 0 in rows
+            that need not be led away from anything.
+        prompts: what is told of them.
+    """
+
+    clean: Tensor
+    unwanted: Tensor
+    prompts: Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,7 @@ def teach(
     def loss(progress: float) -> Tensor:
         form = _pick_format(begin + (1 - begin) * progress, choices)
         if is_guided:
-            return guided_loss(model, *guided_sheet(form, captioned, rng, embedded, times), form)
+            return guided_loss(model, guided_batch(form, captioned, rng, embedded, times), form)
         clean, captions = draw_sheet(form, captioned, rng, times)
         text = embedded(_forgotten(captions, rng))
         return _denoising_loss(model, clean.to(model.device), text, form)
@@ -158,26 +174,22 @@ def _forgotten(captions: Sequence[str], rng: Random) -> list[str]:
     return ["" if rng.random() < UNNAMED else caption for caption in captions]
 
 
-def guided_sheet(
+def guided_batch(
     form: Format,
     draw: Callable[[Random], tuple[Scene, str]],
     rng: Random,
     encode: Callable[[Sequence[str]], Tensor],
     times: int = 1,
-) -> tuple[Tensor, Tensor, Prompts]:
-    """Latents of scenes, what those show that are to be led there have more, and their prompts.
-
-    Both of latents are (times * count, 4, height / 8, width / 8), on the prompts' device; the
-    second is 0 but in rows whose ``Told`` has a scene to be led away from.
-    """
+) -> GuidedBatch:
+    """Scenes in a format, ``with_negatives``, on the device of what ``encode`` returns."""
     clean, told = draw_sheet(form, partial(with_negatives, draw), rng, times)
     unwanted = torch.zeros_like(clean)
-    if shown := {row: each.shown for row, each in enumerate(told) if each.shown is not None}:
-        rows = [*shown]
-        unwanted[rows] = latents_of([*shown.values()], form) - clean[rows]
+    if refused := {row: each.refused for row, each in enumerate(told) if each.refused is not None}:
+        rows = [*refused]
+        unwanted[rows] = latents_of_scenes([*refused.values()], form) - clean[rows]
     prompts = Prompts.encoded(told, encode)
     device = prompts.text.device
-    return clean.to(device), unwanted.to(device), prompts
+    return GuidedBatch(clean.to(device), unwanted.to(device), prompts)
 
 
 def tokens(tokenizer: Any, captions: Sequence[str]) -> Tensor:
@@ -210,27 +222,29 @@ def _denoising_loss(model: Any, clean: Tensor, text: Tensor, form: Format) -> Te
     return velocity_loss(predicted, velocity, clean)
 
 
-def guided_loss(
-    model: Any, clean: Tensor, unwanted: Tensor, prompts: Prompts, form: Format
-) -> Tensor:
+def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     """The same of what any guidance makes of predictions with text and with a negative prompt.
-
-    Of what ``guided_sheet`` draws.
 
     Guidance multiplies every difference between them, mistakes too: pictures become grainy and
     their colours too strong, unless both have learnt to agree on what can already be seen. Some
     pictures are too strong already; they are to be led back.
 
-    The negative prompt is ``naming`` where a picture is decided, and ``nameless`` from there up:
-    one that names what nobody can see changes nothing; of what it refuses and is still to be seen,
-    ``unwanted``, much guidance is to take all away.
+    The negative prompt is ``naming`` where a picture is decided, and ``nameless`` from there up.
+    One that names what is not ``unwanted`` changes nothing. Away from what is, much guidance is to
+    lead; that is for the prediction with the negative prompt to learn: the other says what its own
+    text does. Alone, neither is to leave out what can be seen, so these rows do not ask that.
     """
-    refuses = unwanted.flatten(1).any(dim=1)
+    clean = batch.clean
+    leads = batch.unwanted.flatten(1).any(dim=1)
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
-    timesteps = torch.where(refuses, timesteps * UNDECIDED // NUM_TIMESTEPS, timesteps)
+    # The share that begins, with pure noise, begins where these are decided.
+    timesteps = torch.where(leads, timesteps * UNDECIDED // NUM_TIMESTEPS, timesteps)
     is_decided = (timesteps < UNDECIDED).view(-1, 1, 1, 1)
-    noisy, velocity, _ = noised_too_strongly(clean, timesteps, since=UNDECIDED, unwanted=unwanted)
+    noisy, velocity, _ = noised_too_strongly(
+        clean, timesteps, since=UNDECIDED, unwanted=batch.unwanted
+    )
     noisy = noisy.to(memory_format=torch.channels_last)
+    prompts = batch.prompts
     negative = torch.where(is_decided[..., 0], prompts.naming, prompts.nameless)
     with forward_pass(clean.device):
         predicted = model(
@@ -240,24 +254,28 @@ def guided_loss(
             return_dict=False,
         )[0]
     named, unnamed = predicted.float().chunk(2)
-    least = torch.where(refuses, _REFUSING_GUIDANCE, 1.0).view(-1, 1, 1, 1)
+    led = leads.view(-1, 1, 1, 1)
+    least = torch.where(led, _LEADING_GUIDANCE, 1.0)
     guidance = least + (_MOST_GUIDANCE - least) * torch.rand_like(least)
     guidance = torch.where(is_decided, guidance, 1.0)
-    losses = [velocity_loss(unnamed + guidance * (named - unnamed), velocity, clean)]
-    if not refuses.all():
-        others = ~refuses
-        for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
-            off = velocity_loss(alone[others], velocity[others], clean[others])
-            losses.append(share * off)
-    return torch.stack(losses).sum()
+    guided = unnamed + guidance * (torch.where(led, named.detach(), named) - unnamed)
+    losses = velocity_losses(guided, velocity, clean + batch.unwanted)
+    for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
+        losses = losses + share * velocity_losses(alone, velocity, clean) * ~leads
+    return losses.mean()
 
 
 def velocity_loss(predicted: Tensor, velocity: Tensor, clean: Tensor) -> Tensor:
-    """Mean root of each picture's mean squared error, of which outlines count more.
+    """Mean of ``velocity_losses``."""
+    return velocity_losses(predicted, velocity, clean).mean()
+
+
+def velocity_losses(predicted: Tensor, velocity: Tensor, shown: Tensor) -> Tensor:
+    """(n,): root of each picture's mean squared error, of which outlines of ``shown`` count more.
 
     Small things are little of a picture's area; counted by that alone, they are left out.
     """
-    counts = 1 + _OUTLINED * outlines(clean)
+    counts = 1 + _OUTLINED * outlines(shown)
     errors = ((predicted.float() - velocity).square() * counts).mean(dim=(1, 2, 3))
     return rooted(errors / counts.mean(dim=(1, 2, 3)), _SMALL_ERROR)
 

@@ -24,8 +24,8 @@ from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL
 from deployments.sketch.train_denoiser import (
+    guided_batch,
     guided_loss,
-    guided_sheet,
     made_trainable,
     read_unet,
     tokens,
@@ -54,7 +54,7 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
 
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
-        return guided_loss(model, *guided_sheet(form, partial(_drawn, look), rng, encoded), form)
+        return guided_loss(model, guided_batch(form, partial(_drawn, look), rng, encoded), form)
 
     lesson.run(loss, partial(_save, folder))
 

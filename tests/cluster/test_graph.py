@@ -46,11 +46,14 @@ def test_the_gateways_processes_hold_no_torch(server: Server) -> None:
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_the_models_threads_sleep_while_they_wait(server: Server) -> None:
-    """As the file tells their processes; torch reads it once, when it is loaded."""
+def test_models_are_told_what_the_file_tells_their_processes(server: Server) -> None:
+    applications = {each["name"]: each for each in server.config["applications"]}
     for model in ("sdxl-turbo", "sd15-dreambooth", "qwen-image-edit"):
+        [deployment] = applications[model]["deployments"]
+        told = deployment["ray_actor_options"]["runtime_env"]["env_vars"]
+        assert {"OMP_WAIT_POLICY", "MALLOC_TRIM_THRESHOLD_"} <= told.keys()
         [pid] = server.pids(f"ServeReplica:{model}")
-        assert psutil.Process(pid).environ()["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert told.items() <= psutil.Process(pid).environ().items()
 
 
 def test_a_seed_means_one_picture_whichever_way_it_is_asked(server: Server) -> None:

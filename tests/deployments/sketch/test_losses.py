@@ -13,8 +13,8 @@ import torch
 from deployments.sketch import noising, train_denoiser, train_turbo
 from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import noised
-from deployments.sketch.sheets import Format, draw_sheet, latents_of
-from deployments.sketch.train_denoiser import Prompts
+from deployments.sketch.sheets import Format, draw_sheet, latents_of_scenes
+from deployments.sketch.train_denoiser import GuidedBatch, Prompts
 from deployments.sketch.wording import captioned
 
 
@@ -48,7 +48,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
         monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
         loss = train_denoiser.guided_loss(
-            right_with_text, clean, torch.zeros_like(clean), prompts, form
+            right_with_text, GuidedBatch(clean, torch.zeros_like(clean), prompts), form
         )
         right, wrong = 0.01**0.5, 1.0
         unguided = right + 0.5 * right + 0.25 * wrong
@@ -75,7 +75,7 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
     nothing = torch.zeros(64, 77, 8)
     prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
     loss = train_denoiser.guided_loss(
-        knows, clean, torch.zeros_like(clean), prompts, Format(64, 64, 64)
+        knows, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
     )
     assert loss == pytest.approx(1.75 * 0.01**0.5)
     assert (strength(met[0], clean, timestep) > 2) == is_strong
@@ -94,7 +94,9 @@ def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
         met.extend((timesteps, said[:, 0, 0]))
         return (noisy,)
 
-    train_denoiser.guided_loss(listens, clean, torch.zeros_like(clean), prompts, Format(64, 64, 64))
+    train_denoiser.guided_loss(
+        listens, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
+    )
     timesteps, (caption, negative) = (both.chunk(2) for both in met)
     assert torch.equal(*timesteps)
     assert (caption == 1).all()
@@ -102,9 +104,10 @@ def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
     assert torch.equal(negative == 3, timesteps[1] < noising.UNDECIDED)
 
 
-@pytest.mark.parametrize("knowing", [True, False])
-def test_much_guidance_is_to_lead_away_from_what_is_still_seen(
-    knowing: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_knowing", [True, False])
+@pytest.mark.parametrize("every", [1, 2])
+def test_much_guidance_is_to_lead_away_from_what_is_refused(
+    every: int, is_knowing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model says what is seen, and one more of what is not wanted when told not to."""
     torch.manual_seed(0)
@@ -112,22 +115,36 @@ def test_much_guidance_is_to_lead_away_from_what_is_still_seen(
     monkeypatch.setattr(noising, "_TOO_STRONG", 0.0)
     clean = torch.randn(32, 4, 8, 8)
     unwanted = torch.zeros_like(clean)
-    unwanted[::2, :, 2:6, 2:6] = 2
+    unwanted[::every, :, 2:6, 2:6] = 2
     texts = Prompts(*(torch.full((32, 77, 8), said) for said in (1.0, 2.0, 3.0)))
     met: list[torch.Tensor] = []
 
     def sees(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
         met.extend((timesteps[:32], said[32:, 0, 0]))
         seen = clean + unwanted
-        shown = torch.cat([seen, seen + unwanted / 4 if knowing else seen])
+        shown = torch.cat([seen, seen + unwanted / 4 if is_knowing else seen])
         return (true_velocity(noisy, shown, timesteps),)
 
-    loss = train_denoiser.guided_loss(sees, clean, unwanted, texts, Format(64, 64, 32))
-    least = 0.01**0.5 * 1.75
+    loss = train_denoiser.guided_loss(sees, GuidedBatch(clean, unwanted, texts), Format(64, 64, 32))
     timesteps, negative = met
-    assert (timesteps[::2] < noising.UNDECIDED).all()
-    assert (negative[::2] == 3).all()
-    assert loss == pytest.approx(least, rel=1e-2) if knowing else loss > 2 * least
+    assert (timesteps[::every] < noising.UNDECIDED).all()
+    assert (negative[::every] == 3).all()
+    least = 0.01**0.5 * {1: 1.0, 2: 1.375}[every]
+    assert loss == pytest.approx(least, rel=1e-2) if is_knowing else loss > 2 * least
+
+
+def test_leading_away_is_learnt_with_the_negative_prompt_alone() -> None:
+    torch.manual_seed(0)
+    said = torch.zeros(64, 4, 8, 8, requires_grad=True)
+    clean, unwanted = torch.randn(32, 4, 8, 8), torch.zeros(32, 4, 8, 8)
+    unwanted[::2] = 2
+    nothing = torch.zeros(32, 77, 8)
+    batch = GuidedBatch(clean, unwanted, Prompts(nothing, nothing, nothing))
+    train_denoiser.guided_loss(lambda *_, **__: (said,), batch, Format(64, 64, 32)).backward()
+    assert said.grad is not None
+    named, unnamed = said.grad.flatten(1).any(dim=1).chunk(2)
+    assert named.tolist() == [False, True] * 16
+    assert unnamed[::2].all()
 
 
 def test_prompts_are_encoded_once_and_in_their_places() -> None:
@@ -146,21 +163,22 @@ def test_prompts_are_encoded_once_and_in_their_places() -> None:
     assert prompts.naming.flatten().tolist() == [2, 0, 5]
 
 
-def test_a_sheet_has_what_pictures_are_to_be_led_away_from() -> None:
+def test_a_batch_has_what_pictures_are_to_be_led_away_from() -> None:
     form = Format(64, 64, 24)
 
     def encode(texts: Sequence[str]) -> torch.Tensor:
         return torch.zeros(len(texts), 77, 8)
 
-    clean, unwanted, prompts = train_denoiser.guided_sheet(form, captioned, Random(3), encode)
+    batch = train_denoiser.guided_batch(form, captioned, Random(3), encode)
     _, told = draw_sheet(form, partial(with_negatives, captioned), Random(3))
-    assert clean.shape == unwanted.shape == (24, 4, 8, 8)
-    assert prompts.naming.shape == (24, 77, 8)
-    refusing = [row for row, each in enumerate(told) if each.shown is not None]
-    assert 0 < len(refusing) < 12
-    assert unwanted.flatten(1).any(dim=1).nonzero().flatten().tolist() == refusing
-    shown = latents_of([each.shown for each in told if each.shown is not None], form)
-    assert torch.allclose((clean + unwanted)[refusing], shown, atol=1e-5)
+    assert batch.clean.shape == batch.unwanted.shape == (24, 4, 8, 8)
+    assert batch.prompts.naming.shape == (24, 77, 8)
+    refused = {row: each.refused for row, each in enumerate(told) if each.refused is not None}
+    rows = [*refused]
+    assert 0 < len(rows) < 12
+    assert batch.unwanted.flatten(1).any(dim=1).nonzero().flatten().tolist() == rows
+    seen = latents_of_scenes([*refused.values()], form)
+    assert torch.allclose((batch.clean + batch.unwanted)[rows], seen, atol=1e-5)
 
 
 def strength(noisy: torch.Tensor, clean: torch.Tensor, timestep: int) -> float:

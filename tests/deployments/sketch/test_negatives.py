@@ -9,10 +9,13 @@ import pytest
 
 from deployments.sketch import words
 from deployments.sketch.negatives import Told, absent_from, with_negatives
+from deployments.sketch.painter import paint
 from deployments.sketch.scenes import (
     KINDS,
+    LANDS,
     PLACES,
     THINGS,
+    TIMES,
     Landscape,
     Scene,
     Shapes,
@@ -75,30 +78,78 @@ def test_another_time_of_day_is_named_with_the_things_of_a_landscape() -> None:
     assert not any(part in days for naming in named for part in naming.split(", "))
 
 
-def test_some_landscapes_are_to_be_led_away_from_what_could_stand_there() -> None:
+def test_some_landscapes_are_to_be_led_away_from_what_could_be_there() -> None:
     rng = Random(3)
     field = replace(random_landscape(rng, time="night", land="field"), things=frozenset({"tree"}))
     told = [told_of(field, rng) for _ in range(1000)]
-    leading = [each for each in told if each.shown is not None]
+    leading = [each for each in told if each.refused is not None]
     assert 200 < len(leading) < 300
-    added = set()
+    added, times = set(), set()
     for each in leading:
-        assert isinstance(each.shown, Landscape)
-        assert replace(each.shown, things=field.things) == field
-        more = each.shown.things - field.things
-        assert 1 <= len(more) <= 2
+        assert isinstance(each.refused, Landscape)
+        assert replace(each.refused, things=field.things, time="night") == field
+        names = parts_of(each.naming)
+        more = each.refused.things - field.things
+        if each.refused.time == "night":
+            assert 1 <= len(more) <= 2
+            assert all(names & ways_to_name(thing, each.refused) for thing in more)
+        else:
+            assert each.caption == "a picture"
+            time = each.refused.time
+            assert names & {*words.ENGLISH.times[time], *words.FRENCH.times[time]}
+        assert not names & ways_to_name("tree", field)
         added |= more
-        for thing in more & {"moon", "stars"}:
-            names = (*words.ENGLISH.things[thing], *words.FRENCH.things[thing])
-            assert any(name.split()[-1] in each.naming for name in names)
+        times.add(each.refused.time)
     assert added == {"moon", "stars", "clouds", "mountains", "house"}
+    assert times == {"day", "sunset", "night"}
     asking = [each for each in leading if each.caption != "a picture"]
-    assert 0.5 < len(asking) / len(leading) < 0.7
-    assert {each.caption for each in told if each.shown is None} == {"a picture"}
+    assert 0.4 < len(asking) / len(leading) < 0.6
+    assert {each.caption for each in told if each.refused is None} == {"a picture"}
 
 
-def test_nothing_can_be_added_to_a_landscape_that_has_all() -> None:
+def parts_of(naming: str) -> set[str]:
+    return {without_article(part) for part in naming.split(", ")}
+
+
+def ways_to_name(thing: str, scene: Landscape) -> set[str]:
+    """All that a negative prompt may call it; a house by its colour."""
+    if thing == "house":
+        rng = Random(0)
+        houses = [
+            lexicon.house(scene.house, rng)
+            for lexicon in (words.ENGLISH, words.FRENCH)
+            for _ in range(50)
+        ]
+        return set(map(without_article, houses))
+    names = (*words.ENGLISH.things[thing], *words.FRENCH.things[thing])
+    return set(map(without_article, names))
+
+
+def without_article(name: str) -> str:
+    for article in ("a ", "un ", "une "):
+        name = name.removeprefix(article)
+    return name
+
+
+def test_one_that_has_all_is_led_away_from_another_time() -> None:
     rng = Random(4)
     sea = random_landscape(rng, time="night", land="sea")
     full = replace(sea, things=frozenset({"moon", "stars", "clouds", "boat"}))
-    assert all(told_of(full, rng).shown is None for _ in range(50))
+    refused = [told_of(full, rng).refused for _ in range(50)]
+    times = {each.time for each in refused if isinstance(each, Landscape)}
+    assert times == {"day", "sunset"}
+
+
+@pytest.mark.parametrize("land", LANDS)
+def test_what_is_refused_would_show(land: str) -> None:
+    """But a sun that other things hide."""
+    rng = Random(5)
+    scenes = [random_landscape(rng, time, land) for time in TIMES * 4]
+    pairs = [(scene, told_of(scene, rng).refused) for scene in scenes for _ in range(10)]
+    shows = [
+        paint(scene, 64, 64).tobytes() != paint(refused, 64, 64).tobytes()
+        for scene, refused in pairs
+        if refused is not None
+    ]
+    assert sum(shows) >= 0.95 * len(shows)
+    assert bool(shows) == (land != "cafe")
