@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import socket
@@ -97,9 +98,11 @@ class TorchRunner:
             torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._device)
 
     def trim(self) -> None:
-        """Give cached memory back to the device."""
+        """Give cached memory back to the device, or to the machine."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        elif give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc alone has it
+            give_back(0)
 
     def _guarded(self, function: Callable[..., T], *args: object) -> T:
         try:

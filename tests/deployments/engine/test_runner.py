@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -17,6 +21,18 @@ from deployments.engine.runner import (  # noqa: E402
     pick_dtype,
 )
 
+_TRIMMED = """
+import psutil, torch
+from deployments.engine.runner import TorchRunner
+process = psutil.Process()
+TorchRunner("cpu").trim()
+free = process.memory_info().rss
+torch.ones(64, 1 << 20)
+kept = process.memory_info().rss
+TorchRunner("cpu").trim()
+print(kept - free, process.memory_info().rss - free)
+"""
+
 
 def test_run_is_without_gradients_and_loads_stay_ordinary() -> None:
     runner = TorchRunner("cpu", num_threads=1)
@@ -25,6 +41,16 @@ def test_run_is_without_gradients_and_loads_stay_ordinary() -> None:
     loaded = runner.load(lambda name: torch.nn.Linear(2, 2), None)
     assert not loaded.weight.is_inference()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's memory")
+def test_trim_gives_kept_memory_back_to_the_machine() -> None:
+    """In a process that keeps what was given back, as ``serve_config.yaml`` tells the models to."""
+    told = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+    process = [sys.executable, "-c", _TRIMMED]
+    printed = subprocess.check_output(process, env={**os.environ, **told}, text=True)
+    before, after = map(int, printed.split())
+    assert before > 200 << 20 > 8 * after
 
 
 @pytest.mark.parametrize(
