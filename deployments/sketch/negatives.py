@@ -25,13 +25,14 @@ from deployments.sketch.wording import describe
 #: what no picture shall be.
 _NAMELESS: Final = 0.5
 _DISLIKING: Final = 0.25
-#: Share of the landscapes, of those whose ``naming`` names something, that are led away from what
-#: could stand there; and the share of these whose caption asks for it all the same.
+#: Share of the landscapes outdoors, of those whose ``naming`` names something, that are led away
+#: from what could stand there or from another time; and, of those that are led away from things,
+#: the share whose caption asks for these all the same.
 _REFUSING: Final = 0.5
 _ASKING: Final = 0.6
 #: The most that one names of either.
 _MOST_NAMED: Final = 5
-#: Share of those of landscapes that name a time of day.
+#: Share of the landscapes' ``naming`` that name another time of day, those that refuse it included.
 _TIMED: Final = 0.2
 #: The land on which none of the things is painted.
 _INDOORS: Final = "cafe"
@@ -58,7 +59,8 @@ class Told:
     """What a lesson is told of a scene.
 
     Attributes:
-        caption: a prompt.
+        caption: what was drawn with the scene; or one that asks for things which ``naming`` refuses
+            and the scene does not show.
         nameless: a negative prompt that names nothing, mostly empty.
         naming: one that names what the scene does not show; half of the time it is ``nameless``.
         refused: the scene as ``naming`` refuses it, with more things or at another time, if a
@@ -72,7 +74,7 @@ class Told:
 
 
 def with_negatives(draw: Callable[[Random], tuple[Scene, str]], rng: Random) -> tuple[Scene, Told]:
-    """A scene, and what to tell of it."""
+    """A scene, and what to tell of it, which need not be the caption that was drawn with it."""
     scene, caption = draw(rng)
     nameless = _nameless(rng)
     if rng.random() < _NAMELESS:

@@ -58,7 +58,7 @@ _PURE_NOISE: Final = 0.12
 
 #: The most guidance that pictures shall bear.
 _MOST_GUIDANCE: Final = 8.0
-#: The least guidance that leads away from what the negative prompt refuses.
+#: The least guidance at which nothing shall be left of what the negative prompt refuses.
 _LEADING_GUIDANCE: Final = 5.0
 #: What predictions with and without text count for beside what guidance makes of them.
 _UNGUIDED: Final = (0.5, 0.25)
@@ -237,7 +237,7 @@ def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     clean = batch.clean
     leads = batch.unwanted.flatten(1).any(dim=1)
     timesteps = _random_timesteps(len(clean), form).to(clean.device)
-    # The share that begins, with pure noise, begins where these are decided.
+    # Only a decided picture's negative prompt names anything: these rows are all decided.
     timesteps = torch.where(leads, timesteps * UNDECIDED // NUM_TIMESTEPS, timesteps)
     is_decided = (timesteps < UNDECIDED).view(-1, 1, 1, 1)
     noisy, velocity, _ = noised_too_strongly(
