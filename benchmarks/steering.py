@@ -53,6 +53,8 @@ _THINGS: Final = {
 _TIMES: Final = {"day": "blue sky, day", "sunset": "sunset", "night": "night"}
 #: What a bare field is told not to have.
 _UNASKED: Final = ("", "blurry, low quality, watermark", "tree", "tree, house, clouds")
+#: What a house by day is told not to have.
+_BESIDE_A_HOUSE: Final = ("mountains, watermark", "clouds, mountains, tree")
 _STRENGTHS: Final = (0.05, 0.25, 0.5, 0.75, 1.0)
 _GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
 _SEED: Final = 3_000_017
@@ -102,6 +104,15 @@ def measure_unasked(ask: Ask, count: int) -> dict[str, float]:
     for negative in _UNASKED:
         pictures = [ask("a field by day", negative=negative, seed=seed) for seed in range(count)]
         seen[negative] = float(np.mean([off_by(picture, bare) for picture in pictures]))
+    return seen
+
+
+def measure_days(ask: Ask, count: int) -> dict[str, float]:
+    """Negative prompt -> share of pictures that are by day, as the prompt says."""
+    seen = {}
+    for negative in _BESIDE_A_HOUSE:
+        asked = partial(ask, "a red house on a field by day", negative=negative)
+        seen[negative] = _share([time_of(asked(seed=seed)) == "day" for seed in range(count)])
     return seen
 
 
@@ -194,6 +205,8 @@ def main() -> None:
         print(f"{time:10} {100 * anyway:5.1f} % unsaid, {100 * refused:5.1f} % refused")
     for negative, levels in measure_unasked(ask, given.count).items():
         print(f"a bare field is {levels:4.1f} levels off, told not to be {negative or 'anything'}")
+    for negative, by_day in measure_days(ask, given.count).items():
+        print(f"a house by day is by day {100 * by_day:5.1f} %, told not to be {negative}")
     strengths = measure_strengths(ask, given.count, given.size, into_night)
     for strength, (change, follows) in strengths.items():
         print(f"strength {strength:4} changes {change:5.1f} levels; night {100 * follows:5.1f} %")
