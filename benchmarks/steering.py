@@ -5,9 +5,9 @@
 
 A negative prompt shall take away what it names, if the prompt names it, too, and leave the day; of
 the times of day that a prompt leaves open it shall leave the others; where nobody has asked for
-what it names, it shall leave the picture clean. The change that an edit makes shall grow with its
-strength, from next to none to what the prompt says. At any guidance shapes shall have their
-colours, grounds and kinds.
+what it names, it shall leave the picture clean and its time of day as it is. The change that an
+edit makes shall grow with its strength, from next to none to what the prompt says. At any guidance
+shapes shall have their colours, grounds and kinds.
 """
 
 from __future__ import annotations

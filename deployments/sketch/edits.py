@@ -17,7 +17,7 @@ from deployments.sketch.scenes import (
     Scene,
     Shape,
     Shapes,
-    land_things,
+    possible_things,
     random_landscape,
     sky_things,
 )
@@ -95,7 +95,7 @@ def random_edit(rng: Random, kind: str | None = None) -> Edit:
 
 def at_time(scene: Landscape, time: str) -> Landscape:
     """The same land at another time, without what cannot stand in that sky."""
-    allowed = {*sky_things(time), *land_things(scene.land)}
+    allowed = frozenset(possible_things(time, scene.land))
     return replace(scene, time=time, things=scene.things & allowed)
 
 
@@ -236,7 +236,7 @@ def _combine(rng: Random) -> Edit:
 def _landscape_with_one(rng: Random) -> tuple[Landscape, str]:
     """A landscape, and one of the things that are on it, which nothing hides."""
     scene = random_landscape(rng, land=rng.choice(("field", "lake", "sea", "desert", "forest")))
-    thing = rng.choice((*sky_things(scene.time), *land_things(scene.land)))
+    thing = rng.choice(possible_things(scene.time, scene.land))
     hiding = {"mountains"} if thing == "sun" and scene.time == "sunset" else set()
     return replace(scene, things=scene.things - hiding | {thing}), thing
 

@@ -16,8 +16,7 @@ from deployments.sketch.scenes import (
     Landscape,
     Scene,
     Shapes,
-    land_things,
-    sky_things,
+    possible_things,
 )
 from deployments.sketch.wording import describe
 
@@ -112,7 +111,7 @@ def _nameless(rng: Random) -> str:
 
 def _refused(scene: Landscape, rng: Random) -> Landscape:
     """The same at another time, or with one thing or two more that could stand there."""
-    possible = {*sky_things(scene.time), *land_things(scene.land)}
+    possible = possible_things(scene.time, scene.land)
     absent = [thing for thing in absent_from(scene) if thing in possible]
     if not absent or rng.random() < _TIMED:
         return at_time(scene, _another_time(scene, rng))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import torch
@@ -105,8 +104,7 @@ def noised_too_strongly(
     is_strong = torch.rand(each, device=clean.device) < _TOO_STRONG
     is_strong &= (timesteps < UNDECIDED).view(each)
     times = 1 + (_MOST_TOO_STRONG - 1) * torch.rand(each, device=clean.device)
-    alpha = float(_ALPHAS[since])
-    drift = (times - 1) * math.sqrt(alpha / (1 - alpha)) * clean
+    drift = (times - 1) * _signal_to_noise(_ALPHAS[since]).to(clean.device) * clean
     return (*noised(clean, torch.where(is_strong, noise + drift, noise), timesteps), is_strong)
 
 
@@ -124,11 +122,15 @@ def led_away(noise: Tensor, unwanted: Tensor, timesteps: Tensor, *, since: int) 
     """
     alphas = _ALPHAS.to(noise.device)[timesteps].view(-1, 1, 1, 1)
     most = ((timesteps - _NONE_LEFT) / (_ALL_LEFT - _NONE_LEFT)).clamp(0, 1).view(-1, 1, 1, 1)
-    left = most * (alphas / (1 - alphas)).sqrt()
-    alpha = float(_ALPHAS[since])
-    taken = _MOST_TOO_FAR * math.sqrt(alpha / (1 - alpha))
+    left = most * _signal_to_noise(alphas)
+    taken = _MOST_TOO_FAR * _signal_to_noise(_ALPHAS[since]).to(noise.device)
     is_far = torch.rand_like(left) < _TOO_FAR
     return noise + torch.where(is_far, -taken, left) * torch.rand_like(left) * unwanted
+
+
+def _signal_to_noise(alphas: Tensor) -> Tensor:
+    """How much of a picture there is for each part of noise at these cumulated alphas."""
+    return (alphas / (1 - alphas)).sqrt()
 
 
 def _tossed(rows: int, device: torch.device) -> Tensor:

@@ -228,6 +228,11 @@ def sky_things(time: str) -> tuple[str, ...]:
     }[time]
 
 
+def possible_things(time: str, land: str) -> tuple[str, ...]:
+    """What can stand on a land and in its sky at a time of day."""
+    return (*sky_things(time), *land_things(land))
+
+
 def land_things(land: str) -> tuple[str, ...]:
     """What can stand on a land."""
     return _ON_LAND[land]
