@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 
 
 def embedded_config() -> dict[str, Any]:
@@ -78,7 +78,11 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:
+            kill(self.processes())
+            raise
         return time.monotonic() - started
 
     def wait_ready(self, seconds: float = START_SECONDS) -> None:

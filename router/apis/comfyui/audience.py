@@ -47,10 +47,9 @@ class Audience:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nobody listens and nothing is under way."""
-        is_deserted = not self._sockets.has(self._owner, None)
-        return is_deserted and not self._tasks and not self._lock.locked()
+    def is_busy(self) -> bool:
+        """Whether prompts are followed, though nobody may listen any more."""
+        return bool(self._tasks)
 
     async def welcome(self, socket: Socket) -> None:
         """Tell a new socket where things stand, and from now on everything."""

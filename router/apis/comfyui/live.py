@@ -7,7 +7,7 @@ import contextvars
 import logging
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 0.15
 #: The most sockets of one gateway: half of the ``max_ongoing_requests`` of its deployment.
 MAX_SOCKETS: Final = 500
-#: Close code of a socket that cannot be served (RFC 6455, 7.4.1).
-INTERNAL_ERROR: Final = 1011
 
 
 class Live:
@@ -51,7 +49,8 @@ class Live:
         self._features = features
         self._sockets = Sockets()
         self._audiences: dict[str, Audience] = {}
-        self._num_open = 0
+        #: Owner -> how many connections of his are open, those not yet accepted included.
+        self._num_open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looker: asyncio.Task[None] | None = None
 
@@ -62,24 +61,25 @@ class Live:
 
     async def serve(self, websocket: WebSocket, *, owner: str) -> None:
         """One connection, from its handshake to its end."""
-        if self._num_open >= self._max_sockets:
-            await refuse(websocket, Response(status_code=503, headers={"Retry-After": "5"}))
+        if self._num_open.total() >= self._max_sockets:
+            await refuse(websocket, _unavailable())
             return
         client_id = websocket.query_params.get("clientId") or uuid.uuid4().hex
         socket = Socket(websocket, owner=owner, client_id=client_id)
-        self._num_open += 1
+        self._num_open[owner] += 1
         try:
-            await websocket.accept()
+            # NOTE: first, so that what the client asks for once it is accepted cannot have ended
+            # before it is listened for.
             await self._audience(owner).welcome(socket)
             self._begin_to_look()
+            await websocket.accept()
             await socket.run(self._features)
         except StorageFailure as error:
-            logger.warning("a socket of %s was closed: %s", owner, error)
-            await websocket.close(INTERNAL_ERROR)
+            logger.warning("a socket of %s was refused: %s", owner, error)
+            await refuse(websocket, _unavailable())
         finally:
-            self._num_open -= 1
             self._sockets.remove(socket)
-            self._drop_idle()
+            self._leave(owner)
 
     def tell(self, *jobs: Job) -> None:
         """Jobs were added or moved by a request to this gateway: their owner hears it at once."""
@@ -102,9 +102,17 @@ class Live:
             self._audiences[owner] = Audience(owner, service=self._service, sockets=self._sockets)
         return self._audiences[owner]
 
+    def _leave(self, owner: str) -> None:
+        self._num_open[owner] -= 1
+        if not self._num_open[owner]:
+            del self._num_open[owner]
+        self._drop_idle()
+
     def _drop_idle(self) -> None:
         self._audiences = {
-            owner: audience for owner, audience in self._audiences.items() if not audience.is_idle
+            owner: audience
+            for owner, audience in self._audiences.items()
+            if owner in self._num_open or audience.is_busy
         }
 
     def _spawn(self, owner: str, jobs: Sequence[Job | JobStand]) -> None:
@@ -144,3 +152,7 @@ class Live:
             for owner, changed in theirs.items():
                 await self._hear(owner, changed)
             self._drop_idle()
+
+
+def _unavailable() -> Response:
+    return Response(status_code=503, headers={"Retry-After": "5"})

@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from deployments.errors import StorageFailure
 from router.job import JobStatus
@@ -269,6 +269,37 @@ async def test_nor_is_one_whose_end_its_gateway_has_not_heard_of_when_the_client
             assert {data["prompt_id"] for kind, data in frames if kind != "status"} == {"p2"}
 
 
+async def test_what_a_connected_client_asks_for_is_told_however_slow_the_store() -> None:
+    async with staged(jobs=SlowJobStore()) as stage, stage.client("me") as client:
+        await stage.submit("p1", client_id="me")
+        worker = await stage.begin()
+        await worker.start()
+        await worker.end()
+        await client.to_the_end("p1")
+
+
+async def test_who_connects_while_the_last_news_of_the_one_who_left_are_told_hears_his_own() -> None:
+    jobs = HaltingJobStore()
+    async with staged(jobs=jobs) as stage:
+        async with stage.client("a") as client:
+            await client.next()
+            jobs.goes_on.clear()
+            await stage.submit("p1", client_id="nobody", is_told=False)
+            await jobs.is_asked.wait()
+        coming = asyncio.create_task(connected_and_told(stage))
+        await asyncio.sleep(0.3)
+        jobs.goes_on.set()
+        await coming
+
+
+async def connected_and_told(stage: Stage) -> None:
+    async with stage.client("b") as client:
+        await stage.submit("p2", client_id="b")
+        await stage.begin()
+        await (await stage.begin()).end()
+        await client.to_the_end("p2")
+
+
 async def test_a_client_that_comes_back_hears_the_running_node_and_then_what_is_new() -> None:
     async with staged() as stage:
         async with stage.client("me") as client:
@@ -471,13 +502,13 @@ async def test_too_many_sockets_are_refused_until_one_leaves() -> None:
             await client.next()
 
 
-async def test_a_store_that_is_out_of_reach_closes_new_sockets() -> None:
+async def test_sockets_are_refused_while_the_store_is_out_of_reach() -> None:
     jobs = ForgetfulJobStore()
     async with staged(jobs=jobs) as stage, stage.client("me") as client:
         jobs.is_broken = True
-        with pytest.raises(ConnectionClosed):
-            async with stage.client("you") as other:
-                await other.next()
+        with pytest.raises(InvalidStatus) as refused:
+            await stage.client("you").__aenter__()
+        assert refused.value.response.status_code == 503
         jobs.is_broken = False
         await client.next()
         await stage.submit("p1", client_id="me")
@@ -517,3 +548,27 @@ class ForgetfulJobStore(MemoryJobStore):
     def _check(self) -> None:
         if self.is_broken:
             raise StorageFailure("the store is out of reach")
+
+
+class SlowJobStore(MemoryJobStore):
+    """A store that takes its time to say what has changed."""
+
+    async def changed_since(self, *asked: Any, **which: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return await super().changed_since(*asked, **which)
+
+
+class HaltingJobStore(MemoryJobStore):
+    """A store that says what has not ended when it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def unfinished_ids(self, **asked: Any) -> Any:
+        if not self.goes_on.is_set():
+            self.is_asked.set()
+        await self.goes_on.wait()
+        return await super().unfinished_ids(**asked)
