@@ -33,6 +33,8 @@ _ASKING: Final = 0.6
 _MOST_NAMED: Final = 5
 #: Share of the landscapes' ``naming`` that name another time of day, those that refuse it included.
 _TIMED: Final = 0.2
+#: Share of the landscapes with things in them whose ``early`` names some of these.
+_SHOWN: Final = 0.6
 #: The land on which none of the things is painted.
 _INDOORS: Final = "cafe"
 #: Share that is French; kinds of shapes are English in any case.
@@ -60,14 +62,16 @@ class Told:
     Attributes:
         caption: what was drawn with the scene; or one that asks for things which ``naming`` refuses
             and the scene does not show.
-        nameless: a negative prompt that names nothing, mostly empty.
-        naming: one that names what the scene does not show; half of the time it is ``nameless``.
+        early: a negative prompt for when nothing of a picture is decided. Most name nothing and are
+            empty; some name what the scene shows, but never its time of day. Captions leave the
+            time out only by day: without these, to refuse things would be to refuse the day.
+        naming: one that names what the scene does not show; half of the time it names nothing.
         refused: the scene as ``naming`` refuses it, with more things or at another time, if a
             picture is to be led away from that.
     """
 
     caption: str
-    nameless: str
+    early: str
     naming: str
     refused: Scene | None = None
 
@@ -76,16 +80,16 @@ def with_negatives(draw: Callable[[Random], tuple[Scene, str]], rng: Random) -> 
     """A scene, and what to tell of it, which need not be the caption that was drawn with it."""
     scene, caption = draw(rng)
     nameless = _nameless(rng)
+    early = ", ".join(filter(None, [*_shown(scene, rng), nameless]))
     if rng.random() < _NAMELESS:
-        return scene, Told(caption=caption, nameless=nameless, naming=nameless)
+        return scene, Told(caption=caption, early=early, naming=nameless)
     refused = None
     if isinstance(scene, Landscape) and scene.land != _INDOORS and rng.random() < _REFUSING:
         refused = _refused(scene, rng)
         if refused.time == scene.time and rng.random() < _ASKING:
             caption = describe(refused, rng)
-    naming = ", ".join(_names(scene, refused or scene, rng))
-    naming = f"{naming}, {nameless}" if nameless else naming
-    return scene, Told(caption=caption, nameless=nameless, naming=naming, refused=refused)
+    naming = ", ".join(filter(None, [*_names(scene, refused or scene, rng), nameless]))
+    return scene, Told(caption=caption, early=early, naming=naming, refused=refused)
 
 
 def absent_from(scene: Scene) -> tuple[str, ...]:
@@ -109,6 +113,15 @@ def _nameless(rng: Random) -> str:
     return ", ".join(rng.sample(words.DISLIKES, rng.randint(1, _MOST_NAMED)))
 
 
+def _shown(scene: Scene, rng: Random) -> list[str]:
+    """The names of some things that a landscape shows, or of none."""
+    if not isinstance(scene, Landscape) or not scene.things or rng.random() >= _SHOWN:
+        return []
+    lexicon = _lexicon(rng)
+    some = rng.sample(sorted(scene.things), rng.randint(1, len(scene.things)))
+    return _as_refused([_named(thing, lexicon, rng, scene.house) for thing in some], rng)
+
+
 def _refused(scene: Landscape, rng: Random) -> Landscape:
     """The same at another time, or with one thing or two more that could stand there."""
     possible = possible_things(scene.time, scene.land)
@@ -121,7 +134,7 @@ def _refused(scene: Landscape, rng: Random) -> Landscape:
 
 def _names(scene: Scene, refused: Scene, rng: Random) -> list[str]:
     """Of all that is refused, and of what neither scene shows."""
-    lexicon = words.FRENCH if rng.random() < _FRENCH else words.ENGLISH
+    lexicon = _lexicon(rng)
     absent = [thing for thing in absent_from(scene) if thing in absent_from(refused)]
     names = []
     if isinstance(scene, Landscape) and isinstance(refused, Landscape):
@@ -136,7 +149,16 @@ def _names(scene: Scene, refused: Scene, rng: Random) -> list[str]:
     some = rng.sample(absent, min(count, len(absent)))
     names += [_named(thing, lexicon, rng) for thing in some]
     rng.shuffle(names)
+    return _as_refused(names, rng)
+
+
+def _as_refused(names: list[str], rng: Random) -> list[str]:
+    """Half of the time without their articles."""
     return [_bare(name) for name in names] if rng.random() < 0.5 else names
+
+
+def _lexicon(rng: Random) -> words.Lexicon:
+    return words.FRENCH if rng.random() < _FRENCH else words.ENGLISH
 
 
 def _another_time(scene: Landscape, rng: Random) -> str:

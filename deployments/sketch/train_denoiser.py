@@ -60,8 +60,9 @@ _PURE_NOISE: Final = 0.12
 _MOST_GUIDANCE: Final = 8.0
 #: The least guidance at which nothing shall be left of what the negative prompt refuses.
 _LEADING_GUIDANCE: Final = 5.0
-#: What predictions with and without text count for beside what guidance makes of them.
-_UNGUIDED: Final = (0.5, 0.25)
+#: What predictions with text, and with a negative prompt where pictures are decided and where they
+#: are not, count for beside what guidance makes of them.
+_UNGUIDED: Final = (0.5, 0.25, 1.0)
 #: How much more a place counts the more it differs from those around it.
 _OUTLINED: Final = 4.0
 #: Mean squared error below which a picture counts less and less.
@@ -96,17 +97,17 @@ class Prompts:
     """What an encoder says of pictures' captions and of both their negative prompts.
 
     Attributes:
-        text, nameless, naming: (n, 77, width) each.
+        text, early, naming: (n, 77, width) each.
     """
 
     text: Tensor
-    nameless: Tensor
+    early: Tensor
     naming: Tensor
 
     @classmethod
     def encoded(cls, told: Sequence[Told], encode: Callable[[Sequence[str]], Tensor]) -> Self:
         """Those of each picture's three texts; texts that are the same are encoded once."""
-        texts = [(each.caption, each.nameless, each.naming) for each in told]
+        texts = [(each.caption, each.early, each.naming) for each in told]
         rows: dict[str, int] = {}
         for text in itertools.chain.from_iterable(texts):
             rows.setdefault(text, len(rows))
@@ -229,8 +230,9 @@ def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     their colours too strong, unless both have learnt to agree on what can already be seen. Some
     pictures are too strong already; they are to be led back.
 
-    The negative prompt is ``naming`` where a picture is decided, and ``nameless`` from there up.
-    One that names what is not ``unwanted`` changes nothing. Away from what is, much guidance is to
+    The negative prompt is ``naming`` where a picture is decided, and ``early`` from there up, where
+    each prediction is by itself: what its text says, whatever that leaves open. A ``naming`` one
+    that names what is not ``unwanted`` changes nothing. Away from what is, much guidance is to
     lead; that is for the prediction with the negative prompt to learn: the other says what its own
     text does. Alone, neither is to leave out what can be seen, so these rows do not ask that.
     """
@@ -245,7 +247,7 @@ def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     )
     noisy = noisy.to(memory_format=torch.channels_last)
     prompts = batch.prompts
-    negative = torch.where(is_decided[..., 0], prompts.naming, prompts.nameless)
+    negative = torch.where(is_decided[..., 0], prompts.naming, prompts.early)
     with forward_pass(clean.device):
         predicted = model(
             torch.cat([noisy, noisy]),
@@ -260,9 +262,11 @@ def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     guidance = torch.where(is_decided, guidance, 1.0)
     guided = unnamed + guidance * (torch.where(led, named.detach(), named) - unnamed)
     losses = velocity_losses(guided, velocity, clean + batch.unwanted)
-    for share, alone in zip(_UNGUIDED, (named, unnamed), strict=True):
-        losses = losses + share * velocity_losses(alone, velocity, clean) * ~leads
-    return losses.mean()
+    with_text, decided, undecided = _UNGUIDED
+    shares = torch.where(is_decided.flatten(), decided, undecided)
+    alone = with_text * velocity_losses(named, velocity, clean)
+    alone = alone + shares * velocity_losses(unnamed, velocity, clean)
+    return (losses + alone * ~leads).mean()
 
 
 def velocity_loss(predicted: Tensor, velocity: Tensor, clean: Tensor) -> Tensor:

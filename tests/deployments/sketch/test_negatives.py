@@ -31,16 +31,34 @@ def told_of(scene: Scene, rng: Random) -> Told:
     return told
 
 
-def test_half_of_the_pairs_name_nothing_and_most_of_those_are_empty() -> None:
+def test_half_of_them_name_nothing_and_most_of_those_are_empty() -> None:
     rng = Random(0)
-    told = [told_of(random_landscape(rng), rng) for _ in range(1000)]
-    pairs = [(each.nameless, each.naming) for each in told]
-    same = [nameless for nameless, naming in pairs if nameless == naming]
+    told = [told_of(random_portrait(rng, "someone"), rng) for _ in range(1000)]
+    same = [each.early for each in told if each.early == each.naming]
     assert 400 < len(same) < 600
     assert same.count("") > len(same) / 2
-    disliked = {dislike for nameless, _ in pairs for dislike in nameless.split(", ") if dislike}
+    disliked = {dislike for each in told for dislike in each.early.split(", ") if dislike}
     assert disliked == set(words.DISLIKES)
-    assert all(naming.endswith(nameless) for nameless, naming in pairs)
+    assert all(each.naming.endswith(each.early) for each in told)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_early_ones_name_what_a_landscape_shows_but_no_time(time: str) -> None:
+    rng = Random(6)
+    lake = replace(
+        random_landscape(rng, time=time, land="lake"), things=frozenset({"house", "clouds"})
+    )
+    early = [parts_of(told_of(lake, rng).early) for _ in range(500)]
+    houses, clouds = ways_to_name("house", lake), ways_to_name("clouds", lake)
+    naming = [parts for parts in early if parts & (houses | clouds)]
+    assert 250 < len(naming) < 350
+    assert any(parts & houses and parts & clouds for parts in naming)
+    assert any(parts & houses and not parts & clouds for parts in naming)
+    assert any(parts & {*words.DISLIKES} for parts in naming)
+    assert set().union(*early) <= {"", *houses, *clouds, *words.DISLIKES}
+    bare = replace(lake, things=frozenset())
+    named = set().union(*(parts_of(told_of(bare, rng).early) for _ in range(200)))
+    assert named <= {"", *words.DISLIKES}
 
 
 def test_what_a_landscape_shows_is_not_absent() -> None:

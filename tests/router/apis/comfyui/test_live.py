@@ -278,7 +278,7 @@ async def test_what_a_connected_client_asks_for_is_told_however_slow_the_store()
         await client.to_the_end("p1")
 
 
-async def test_who_connects_while_the_last_news_of_the_one_who_left_are_told_hears_his_own() -> None:
+async def test_who_connects_while_one_who_left_is_still_told_hears_his_own() -> None:
     jobs = HaltingJobStore()
     async with staged(jobs=jobs) as stage:
         async with stage.client("a") as client:
