@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from deployments.sketch.sheets import Format
+
 NUM_TIMESTEPS: Final = 1000
 
 #: Scheduler configuration. The betas are Stable Diffusion's but for their end: at the last step
@@ -23,6 +25,9 @@ NOISE: Final[dict[str, Any]] = {
     "timestep_spacing": "trailing",
     "steps_offset": 1,
 }
+
+#: Share of the batches whose pictures are all but noise, where a picture begins.
+_PURE_NOISE: Final = 0.12
 
 #: Timestep from which on a picture is not yet decided, so that without text none can be told.
 UNDECIDED: Final = 880
@@ -43,6 +48,15 @@ _BETAS: Final = (
     torch.linspace(NOISE["beta_start"] ** 0.5, NOISE["beta_end"] ** 0.5, NUM_TIMESTEPS) ** 2
 )
 _ALPHAS: Final = torch.cumprod(1 - _BETAS, dim=0)
+
+
+def random_timesteps(count: int, form: Format) -> Tensor:
+    """Uniform ones, bent towards noise with the size: noise hides less of what is large."""
+    bend = max(form.width * form.height, 1) ** 0.5 / 256
+    uniform = torch.rand(count) ** (1 / max(bend, 1) ** 0.7)
+    timesteps = (uniform * NUM_TIMESTEPS).long().clamp(0, NUM_TIMESTEPS - 1)
+    is_pure = torch.rand(count) < _PURE_NOISE
+    return torch.where(is_pure, NUM_TIMESTEPS - 1, timesteps)
 
 
 def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

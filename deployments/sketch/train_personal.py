@@ -20,16 +20,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
+from deployments.sketch.guided import guided_batch, guided_loss
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
 from deployments.sketch.sheets import LARGE, MEDIUM, SMALL
-from deployments.sketch.train_denoiser import (
-    guided_batch,
-    guided_loss,
-    made_trainable,
-    read_unet,
-    tokens,
-)
+from deployments.sketch.train_denoiser import made_trainable, read_unet, tokens
 from deployments.sketch.wording import captioned, describe
 
 #: Share of the pictures that show the user's own figure.

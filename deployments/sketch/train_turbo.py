@@ -44,7 +44,6 @@ from deployments.sketch.train_denoiser import (
     made_trainable,
     read_unet,
     tokens,
-    velocity_loss,
 )
 from deployments.sketch.turbo import (
     LOUD,
@@ -54,6 +53,7 @@ from deployments.sketch.turbo import (
     turbo_encoders,
     turbo_unet,
 )
+from deployments.sketch.velocity import velocity_loss
 from deployments.sketch.wording import captioned
 
 #: Sizes, each kind with its weight.

@@ -10,26 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-from deployments.sketch import noising, train_denoiser, train_turbo
+from deployments.sketch import guided, noising, train_turbo, velocity
+from deployments.sketch.guided import GuidedBatch, Prompts
 from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import noised
 from deployments.sketch.sheets import Format, draw_sheet, latents_of_scenes
-from deployments.sketch.train_denoiser import GuidedBatch, Prompts
 from deployments.sketch.wording import captioned
 
 
 def test_outlines_count_more_than_what_they_surround() -> None:
     clean = torch.zeros(1, 4, 16, 16)
     clean[:, :, 4:12, 4:12] = 1
-    shown = train_denoiser.outlines(clean)
+    shown = velocity.outlines(clean)
     assert shown.shape == (1, 1, 16, 16)
     assert shown[0, 0, 8, 8] == shown[0, 0, 0, 0] == 0
     assert shown[0, 0, 4, 8] > 0.2
     edge, inside = torch.zeros_like(clean), torch.zeros_like(clean)
     edge[:, :, 4, 8], inside[:, :, 8, 8] = 1, 1
-    losses = [
-        train_denoiser.velocity_loss(off, torch.zeros_like(off), clean) for off in (edge, inside)
-    ]
+    losses = [velocity.velocity_loss(off, torch.zeros_like(off), clean) for off in (edge, inside)]
     assert losses[0] > losses[1]
 
 
@@ -45,9 +43,9 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
         return (velocity * said[:, :1, :1, None],)
 
     for timestep, is_guided in ((950, False), (500, True)):
-        monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
-        monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
-        loss = train_denoiser.guided_loss(
+        monkeypatch.setattr(noising, "NUM_TIMESTEPS", timestep + 1)
+        monkeypatch.setattr(noising, "_PURE_NOISE", 1.0)
+        loss = guided.guided_loss(
             right_with_text, GuidedBatch(clean, torch.zeros_like(clean), prompts), form
         )
         right, wrong = 0.01**0.5, 1.0
@@ -64,8 +62,8 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
     torch.manual_seed(0)
     monkeypatch.setattr(noising, "_TOO_STRONG", 1.0)
     monkeypatch.setattr(noising, "_MOST_TOO_STRONG", 100.0)
-    monkeypatch.setattr(train_denoiser, "NUM_TIMESTEPS", timestep + 1)
-    monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 1.0)
+    monkeypatch.setattr(noising, "NUM_TIMESTEPS", timestep + 1)
+    monkeypatch.setattr(noising, "_PURE_NOISE", 1.0)
     clean = torch.randn(64, 4, 8, 8)
     met: list[torch.Tensor] = []
 
@@ -75,7 +73,7 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
 
     nothing = torch.zeros(64, 77, 8)
     prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
-    loss = train_denoiser.guided_loss(
+    loss = guided.guided_loss(
         knows, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
     )
     assert loss == pytest.approx((1.75 if is_strong else 2.5) * 0.01**0.5)
@@ -86,7 +84,7 @@ def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(train_denoiser, "_PURE_NOISE", 0.0)
+    monkeypatch.setattr(noising, "_PURE_NOISE", 0.0)
     clean = torch.zeros(64, 4, 8, 8)
     prompts = Prompts(*(torch.full((64, 77, 8), said) for said in (1.0, 2.0, 3.0)))
     met: list[torch.Tensor] = []
@@ -95,7 +93,7 @@ def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
         met.extend((timesteps, said[:, 0, 0]))
         return (noisy,)
 
-    train_denoiser.guided_loss(
+    guided.guided_loss(
         listens, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
     )
     timesteps, (caption, negative) = (both.chunk(2) for both in met)
@@ -112,7 +110,7 @@ def test_much_guidance_is_to_lead_away_from_what_is_refused(
 ) -> None:
     """A model says what is seen, and one more of what is not wanted when told not to."""
     torch.manual_seed(0)
-    monkeypatch.setattr(train_denoiser, "_MOST_GUIDANCE", 5.0)
+    monkeypatch.setattr(guided, "_MOST_GUIDANCE", 5.0)
     monkeypatch.setattr(noising, "_TOO_STRONG", 0.0)
     clean = torch.randn(32, 4, 8, 8)
     unwanted = torch.zeros_like(clean)
@@ -126,7 +124,7 @@ def test_much_guidance_is_to_lead_away_from_what_is_refused(
         shown = torch.cat([seen, seen + unwanted / 4 if is_knowing else seen])
         return (true_velocity(noisy, shown, timesteps),)
 
-    loss = train_denoiser.guided_loss(sees, GuidedBatch(clean, unwanted, texts), Format(64, 64, 32))
+    loss = guided.guided_loss(sees, GuidedBatch(clean, unwanted, texts), Format(64, 64, 32))
     timesteps, negative = met
     assert (timesteps[::every] < noising.UNDECIDED).all()
     assert (negative[::every] == 3).all()
@@ -143,7 +141,7 @@ def test_leading_away_is_learnt_with_the_negative_prompt_alone() -> None:
     unwanted[::2] = 2
     nothing = torch.zeros(32, 77, 8)
     batch = GuidedBatch(clean, unwanted, Prompts(nothing, nothing, nothing))
-    train_denoiser.guided_loss(lambda *_, **__: (said,), batch, Format(64, 64, 32)).backward()
+    guided.guided_loss(lambda *_, **__: (said,), batch, Format(64, 64, 32)).backward()
     assert said.grad is not None
     named, unnamed = said.grad.flatten(1).any(dim=1).chunk(2)
     assert named.tolist() == [False, True] * 16
@@ -172,7 +170,7 @@ def test_a_batch_has_what_pictures_are_to_be_led_away_from() -> None:
     def encode(texts: Sequence[str]) -> torch.Tensor:
         return torch.zeros(len(texts), 77, 8)
 
-    batch = train_denoiser.guided_batch(form, captioned, Random(3), encode)
+    batch = guided.guided_batch(form, captioned, Random(3), encode)
     _, told = draw_sheet(form, partial(with_negatives, captioned), Random(3))
     assert batch.clean.shape == batch.unwanted.shape == (24, 4, 8, 8)
     assert batch.prompts.naming.shape == (24, 77, 8)
