@@ -108,7 +108,7 @@ def guided_loss(model: Any, batch: GuidedBatch, form: Format) -> Tensor:
     clean = batch.clean
     leads = batch.unwanted.flatten(1).any(dim=1)
     timesteps = random_timesteps(len(clean), form).to(clean.device)
-    # Only a decided picture's negative prompt names anything: these rows are all decided.
+    # Only a decided picture's negative prompt refuses anything: these rows are all decided.
     timesteps = torch.where(leads, timesteps * UNDECIDED // NUM_TIMESTEPS, timesteps)
     is_decided = (timesteps < UNDECIDED).view(-1, 1, 1, 1)
     noisy, velocity, _ = noised_too_strongly(

@@ -20,7 +20,7 @@ from deployments.sketch.scenes import (
 )
 from deployments.sketch.wording import describe
 
-#: Share of the pairs that name nothing which pictures could show, and the share of all that say
+#: Share of the ``naming`` that name nothing a picture could show, and the share of all that say
 #: what no picture shall be.
 _NAMELESS: Final = 0.5
 _DISLIKING: Final = 0.25
@@ -63,8 +63,9 @@ class Told:
         caption: what was drawn with the scene; or one that asks for things which ``naming`` refuses
             and the scene does not show.
         early: a negative prompt for when nothing of a picture is decided. Most name nothing and are
-            empty; some name what the scene shows, but never its time of day. Captions leave the
-            time out only by day: without these, to refuse things would be to refuse the day.
+            empty; some name what the scene shows, but not its time of day. Captions leave the time
+            out only by day: if none left it out by night, to refuse things would be to refuse the
+            day.
         naming: one that names what the scene does not show; half of the time it names nothing.
         refused: the scene as ``naming`` refuses it, with more things or at another time, if a
             picture is to be led away from that.
@@ -114,12 +115,14 @@ def _nameless(rng: Random) -> str:
 
 
 def _shown(scene: Scene, rng: Random) -> list[str]:
-    """The names of some things that a landscape shows, or of none."""
-    if not isinstance(scene, Landscape) or not scene.things or rng.random() >= _SHOWN:
+    """The names of some things that a landscape outdoors shows, or of none."""
+    if not isinstance(scene, Landscape) or scene.land == _INDOORS:
+        return []
+    if not scene.things or rng.random() >= _SHOWN:
         return []
     lexicon = _lexicon(rng)
     some = rng.sample(sorted(scene.things), rng.randint(1, len(scene.things)))
-    return _as_refused([_named(thing, lexicon, rng, scene.house) for thing in some], rng)
+    return _some_bare([_named(thing, lexicon, rng, scene.house) for thing in some], rng)
 
 
 def _refused(scene: Landscape, rng: Random) -> Landscape:
@@ -149,10 +152,10 @@ def _names(scene: Scene, refused: Scene, rng: Random) -> list[str]:
     some = rng.sample(absent, min(count, len(absent)))
     names += [_named(thing, lexicon, rng) for thing in some]
     rng.shuffle(names)
-    return _as_refused(names, rng)
+    return _some_bare(names, rng)
 
 
-def _as_refused(names: list[str], rng: Random) -> list[str]:
+def _some_bare(names: list[str], rng: Random) -> list[str]:
     """Half of the time without their articles."""
     return [_bare(name) for name in names] if rng.random() < 0.5 else names
 

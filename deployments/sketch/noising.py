@@ -26,7 +26,7 @@ NOISE: Final[dict[str, Any]] = {
     "steps_offset": 1,
 }
 
-#: Share of the batches whose pictures are all but noise, where a picture begins.
+#: Share of the pictures that are all but noise, as where one begins.
 _PURE_NOISE: Final = 0.12
 
 #: Timestep from which on a picture is not yet decided, so that without text none can be told.

@@ -45,11 +45,12 @@ class Audience:
         self._heard: dict[str, tuple[int, float]] = {}
         self._feeds: dict[str, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._num_hearing = 0
 
     @property
     def is_busy(self) -> bool:
-        """Whether prompts are followed, though nobody may listen any more."""
-        return bool(self._tasks)
+        """Whether news are told or prompts followed, though nobody may listen any more."""
+        return bool(self._tasks) or self._num_hearing > 0
 
     async def welcome(self, socket: Socket) -> None:
         """Tell a new socket where things stand, and from now on everything."""
@@ -64,11 +65,28 @@ class Audience:
                 for job in jobs:
                     self._mark(job)
         for job in jobs:
-            self._follow_if_wanted(job)
+            # NOTE: also one whose end was heard since they were read, when nobody wanted it.
+            if job.id not in self._feeds:
+                self._follow_if_wanted(job)
         await self.hear(jobs)
 
     async def hear(self, jobs: Collection[Job | JobStand]) -> None:
         """Jobs were added, or moved, or may have."""
+        self._num_hearing += 1
+        try:
+            await self._hear(jobs)
+        finally:
+            self._num_hearing -= 1
+
+    async def stop(self) -> None:
+        """Leave off everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- what was heard -------------------------------------------------------------------------
+
+    async def _hear(self, jobs: Collection[Job | JobStand]) -> None:
         has_news = False
         for job in jobs:
             if _rank(job) > self._rank_heard(job.id):
@@ -78,14 +96,6 @@ class Audience:
         if has_news:
             await self._tell_status()
         self._forget()
-
-    async def stop(self) -> None:
-        """Leave off everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    # -- what was heard -------------------------------------------------------------------------
 
     async def _catch_up(self, *, is_first: bool) -> frozenset[str]:
         """Take what happened before anybody listened as heard; the jobs that have just ended."""
@@ -137,11 +147,11 @@ class Audience:
                 job = await self._service.get(job.id, owner=self._owner)
             except JobNotFound:
                 return
-        self._follow_if_wanted(job)
+        if job.id not in self._feeds and self._rank_heard(job.id) < ENDED:
+            self._follow_if_wanted(job)
 
     def _follow_if_wanted(self, job: Job) -> None:
-        is_followed = job.id in self._feeds or self._rank_heard(job.id) == ENDED
-        if is_followed or not self._sockets.want(job.id, self._owner, client_of(job)):
+        if not self._sockets.want(job.id, self._owner, client_of(job)):
             return
         feed = Feed(job, sockets=self._sockets, files=self._service.files)
         self._feeds[job.id] = feed

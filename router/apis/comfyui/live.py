@@ -127,6 +127,8 @@ class Live:
                 await audience.hear(jobs)
         except Exception as error:
             logger.warning("news of %s's prompts could not be told: %s", owner, error)
+        finally:
+            self._drop_idle()
 
     def _begin_to_look(self) -> None:
         if self._looker is None or self._looker.done():

@@ -1,4 +1,4 @@
-"""Sockets: the open WebSockets. Each has a mailbox of its own, so that none delays another."""
+"""Sockets: the WebSockets. Each has a mailbox of its own, so that none delays another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLOSE_SECONDS: Final = 1.0
 
 
 class Socket:
-    """One accepted WebSocket.
+    """One WebSocket, from before it is accepted.
 
     Attributes:
         owner: who connected.
@@ -149,10 +149,12 @@ async def refuse(websocket: WebSocket, response: Response) -> None:
 
 
 class Sockets:
-    """The open sockets by owner and client id; a newer one takes the place of an older."""
+    """The sockets by owner and client id; a newer one takes the place of an older while it is
+    there."""
 
     def __init__(self) -> None:
-        self._sockets: dict[str, dict[str, Socket]] = {}
+        #: Owner -> client id -> sockets, of which the last one hears.
+        self._sockets: dict[str, dict[str, list[Socket]]] = {}
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -160,22 +162,24 @@ class Sockets:
         return tuple(self._sockets)
 
     def add(self, socket: Socket) -> None:
-        """From now on the socket gets what its client id gets; one that had the id before gets
-        nothing more."""
-        self._sockets.setdefault(socket.owner, {})[socket.client_id] = socket
+        """From now on the socket gets what its client id gets."""
+        mine = self._sockets.setdefault(socket.owner, {})
+        mine.setdefault(socket.client_id, []).append(socket)
 
     def remove(self, socket: Socket) -> None:
-        """Forget a socket, unless another took its place."""
+        """Forget a socket, if it is there."""
         mine = self._sockets.get(socket.owner, {})
-        if mine.get(socket.client_id) is socket:
-            del mine[socket.client_id]
+        same = mine.get(socket.client_id, [])
+        if socket in same:
+            same.remove(socket)
+        if not same:
+            mine.pop(socket.client_id, None)
         if not mine:
             self._sockets.pop(socket.owner, None)
 
     def has(self, owner: str, client_id: str | None) -> bool:
         """Whether a client is connected; None asks for any of the owner's."""
-        mine = self._sockets.get(owner, {})
-        return bool(mine) if client_id is None else client_id in mine
+        return bool(self._of(owner, client_id))
 
     def want(self, job_id: str, owner: str, client_id: str | None) -> bool:
         """Whether a client is connected that has not missed a job; None asks for any of the
@@ -190,5 +194,5 @@ class Sockets:
     def _of(self, owner: str, client_id: str | None) -> Sequence[Socket]:
         mine = self._sockets.get(owner, {})
         if client_id is None:
-            return tuple(mine.values())
-        return (mine[client_id],) if client_id in mine else ()
+            return tuple(same[-1] for same in mine.values())
+        return tuple(mine.get(client_id, ())[-1:])

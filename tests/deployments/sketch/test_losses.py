@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -16,6 +16,10 @@ from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import noised
 from deployments.sketch.sheets import Format, draw_sheet, latents_of_scenes
 from deployments.sketch.wording import captioned
+
+
+def always(timestep: int) -> Callable[[int, Format], torch.Tensor]:
+    return lambda count, _: torch.full((count,), timestep)
 
 
 def test_outlines_count_more_than_what_they_surround() -> None:
@@ -43,8 +47,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
         return (velocity * said[:, :1, :1, None],)
 
     for timestep, is_guided in ((950, False), (500, True)):
-        monkeypatch.setattr(noising, "NUM_TIMESTEPS", timestep + 1)
-        monkeypatch.setattr(noising, "_PURE_NOISE", 1.0)
+        monkeypatch.setattr(guided, "random_timesteps", always(timestep))
         loss = guided.guided_loss(
             right_with_text, GuidedBatch(clean, torch.zeros_like(clean), prompts), form
         )
@@ -62,8 +65,7 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
     torch.manual_seed(0)
     monkeypatch.setattr(noising, "_TOO_STRONG", 1.0)
     monkeypatch.setattr(noising, "_MOST_TOO_STRONG", 100.0)
-    monkeypatch.setattr(noising, "NUM_TIMESTEPS", timestep + 1)
-    monkeypatch.setattr(noising, "_PURE_NOISE", 1.0)
+    monkeypatch.setattr(guided, "random_timesteps", always(timestep))
     clean = torch.randn(64, 4, 8, 8)
     met: list[torch.Tensor] = []
 
@@ -80,7 +82,7 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
     assert (strength(met[0], clean, timestep) > 2) == is_strong
 
 
-def test_a_negative_prompt_names_things_only_where_a_picture_is_decided(
+def test_a_negative_prompt_refuses_things_only_where_a_picture_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)

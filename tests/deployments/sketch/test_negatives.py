@@ -56,9 +56,15 @@ def test_early_ones_name_what_a_landscape_shows_but_no_time(time: str) -> None:
     assert any(parts & houses and not parts & clouds for parts in naming)
     assert any(parts & {*words.DISLIKES} for parts in naming)
     assert set().union(*early) <= {"", *houses, *clouds, *words.DISLIKES}
-    bare = replace(lake, things=frozenset())
-    named = set().union(*(parts_of(told_of(bare, rng).early) for _ in range(200)))
-    assert named <= {"", *words.DISLIKES}
+
+
+def test_early_ones_name_nothing_of_pictures_that_show_none_of_it() -> None:
+    rng = Random(7)
+    field = replace(random_landscape(rng, time="day", land="field"), things=frozenset())
+    cafe = replace(random_landscape(rng, time="night", land="cafe"), things=frozenset({"stars"}))
+    for scene in (field, cafe, random_portrait(rng, "someone")):
+        named = set().union(*(parts_of(told_of(scene, rng).early) for _ in range(200)))
+        assert named == {"", *words.DISLIKES}
 
 
 def test_what_a_landscape_shows_is_not_absent() -> None:

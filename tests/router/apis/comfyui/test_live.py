@@ -300,6 +300,42 @@ async def connected_and_told(stage: Stage) -> None:
         await client.to_the_end("p2")
 
 
+async def test_what_ends_while_its_client_connects_is_told() -> None:
+    jobs = LateJobStore()
+    async with staged(jobs=jobs) as stage, stage.client("other") as other:
+        await other.next()
+        await stage.submit("p1", client_id="me")
+        worker = await stage.begin()
+        await worker.start()
+        await asyncio.sleep(0.5)
+        jobs.answers.clear()
+        coming = asyncio.create_task(told_the_end_of("p1", stage))
+        await jobs.has_read.wait()
+        await worker.end()
+        await other.until("status")
+        await asyncio.sleep(0.5)
+        jobs.answers.set()
+        await coming
+
+
+async def told_the_end_of(name: str, stage: Stage) -> None:
+    async with stage.client("me") as client:
+        frames = await client.to_the_end(name)
+        assert names(frames).count("execution_success") == 1
+        await client.hears_nothing()
+
+
+async def test_an_older_socket_hears_again_when_the_newer_one_has_left() -> None:
+    async with staged() as stage, stage.client("me") as old:
+        await old.next()
+        async with stage.client("me") as new:
+            await new.next()
+        await asyncio.sleep(0.3)
+        await stage.submit("p1", client_id="me")
+        await (await stage.begin()).end()
+        await old.to_the_end("p1")
+
+
 async def test_a_client_that_comes_back_hears_the_running_node_and_then_what_is_new() -> None:
     async with staged() as stage:
         async with stage.client("me") as client:
@@ -572,3 +608,20 @@ class HaltingJobStore(MemoryJobStore):
             self.is_asked.set()
         await self.goes_on.wait()
         return await super().unfinished_ids(**asked)
+
+
+class LateJobStore(MemoryJobStore):
+    """A store whose answer, which jobs have not ended, comes late when it is held back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_read = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def unfinished(self, **asked: Any) -> Any:
+        jobs = await super().unfinished(**asked)
+        if not self.answers.is_set():
+            self.has_read.set()
+        await self.answers.wait()
+        return jobs
