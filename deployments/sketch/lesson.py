@@ -61,11 +61,12 @@ def forward_pass(device: torch.device) -> Iterator[None]:
 
 
 def rooted(errors: Tensor, small: float) -> Tensor:
-    """Roots of pictures' mean squared errors, (n,); those below ``small`` count less and less.
+    """Mean root of pictures' mean squared errors (n,); those below ``small`` count less and less.
 
     The root lets flat shapes, whose errors are small, count as much as landscapes.
     """
-    return (errors + small).sqrt()
+    loss: Tensor = (errors + small).sqrt().mean()
+    return loss
 
 
 class Muon:

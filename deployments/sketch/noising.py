@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import torch
@@ -35,14 +36,6 @@ UNDECIDED: Final = 880
 _TOO_STRONG: Final = 0.3
 #: How many times as strong as they should be, at most.
 _MOST_TOO_STRONG: Final = 8.0
-
-#: At and above the first timestep all of what is unwanted can be left, at and below the second
-#: nothing is.
-_ALL_LEFT: Final = 540
-_NONE_LEFT: Final = 200
-#: Share of the pictures that were led too far away from it, and how many times too far at most.
-_TOO_FAR: Final = 0.5
-_MOST_TOO_FAR: Final = 6.5
 
 _BETAS: Final = (
     torch.linspace(NOISE["beta_start"] ** 0.5, NOISE["beta_end"] ** 0.5, NUM_TIMESTEPS) ** 2
@@ -100,51 +93,25 @@ def noised_astray(clean: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def noised_too_strongly(
-    clean: Tensor, timesteps: Tensor, *, since: int, unwanted: Tensor | None = None
+    clean: Tensor, timesteps: Tensor, *, since: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``noised_astray``, but guidance has made some pictures below ``UNDECIDED`` too strong.
 
     While nothing of a picture is decided, guidance makes what the text says many times too strong.
     A sampler takes what is too much of it at timestep ``since``, where that ends, for noise, and
-    keeps it. Whatever their strength, all rows are ``led_away`` from what is ``unwanted``.
+    keeps it.
 
     Returns:
         Latents, velocity, and which rows are too strong, (n, 1, 1, 1).
     """
     each = len(clean), 1, 1, 1
     noise = fresh_noise(clean, timesteps == NUM_TIMESTEPS - 1)
-    if unwanted is not None:
-        noise = led_away(noise, unwanted, timesteps, since=since)
     is_strong = torch.rand(each, device=clean.device) < _TOO_STRONG
     is_strong &= (timesteps < UNDECIDED).view(each)
     times = 1 + (_MOST_TOO_STRONG - 1) * torch.rand(each, device=clean.device)
-    drift = (times - 1) * _signal_to_noise(_ALPHAS[since]).to(clean.device) * clean
+    alpha = float(_ALPHAS[since])
+    drift = (times - 1) * math.sqrt(alpha / (1 - alpha)) * clean
     return (*noised(clean, torch.where(is_strong, noise + drift, noise), timesteps), is_strong)
-
-
-def led_away(noise: Tensor, unwanted: Tensor, timesteps: Tensor, *, since: int) -> Tensor:
-    """Noise on which pictures seem to show some of what is unwanted, or less than nothing of it.
-
-    A sampler that is led away from something finds it on its picture, the less of it the nearer
-    the end; or the reverse of it, from when nothing was decided and guidance took away many times
-    what was not there yet, which it keeps as ``noised_too_strongly`` tells.
-
-    Args:
-        noise: (n, 4, h, w).
-        unwanted: (n, 4, h, w), what a picture with it has more than one without; 0 is nothing.
-        timesteps: (n,).
-    """
-    alphas = _ALPHAS.to(noise.device)[timesteps].view(-1, 1, 1, 1)
-    most = ((timesteps - _NONE_LEFT) / (_ALL_LEFT - _NONE_LEFT)).clamp(0, 1).view(-1, 1, 1, 1)
-    left = most * _signal_to_noise(alphas)
-    taken = _MOST_TOO_FAR * _signal_to_noise(_ALPHAS[since]).to(noise.device)
-    is_far = torch.rand_like(left) < _TOO_FAR
-    return noise + torch.where(is_far, -taken, left) * torch.rand_like(left) * unwanted
-
-
-def _signal_to_noise(alphas: Tensor) -> Tensor:
-    """How much of a picture there is for each part of noise at these cumulated alphas."""
-    return (alphas / (1 - alphas)).sqrt()
 
 
 def _tossed(rows: int, device: torch.device) -> Tensor:

@@ -1,11 +1,11 @@
-"""Batches to train denoisers with: scenes of one size as latents, and what is told of them."""
+"""Batches to train denoisers with: scenes of one size as latents, and their captions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from deployments.sketch.painter import paint
 from deployments.sketch.scenes import Scene
 from deployments.sketch.thumbnails import thumbnails
 
-Words = TypeVar("Words")
+Drawn = Callable[[Random], tuple[Scene, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,13 @@ HUGE: Final = (
 )
 
 
-def draw_sheet(
-    form: Format, draw: Callable[[Random], tuple[Scene, Words]], rng: Random, times: int = 1
-) -> tuple[Tensor, list[Words]]:
-    """Latents (times * count, 4, height / 8, width / 8) and what ``draw`` tells of each."""
-    scenes, told = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return latents_of_scenes(scenes, form), list(told)
+def draw_sheet(form: Format, draw: Drawn, rng: Random, times: int = 1) -> tuple[Tensor, list[str]]:
+    """Latents (times * count, 4, height / 8, width / 8) and the captions."""
+    scenes, captions = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
+    return thumbnails(_pixels(scenes, form)), list(captions)
 
 
-def latents_of_scenes(scenes: Sequence[Scene], form: Format) -> Tensor:
-    """Latents (n, 4, height / 8, width / 8) of scenes in a format's size."""
+def _pixels(scenes: Sequence[Scene], form: Format) -> Tensor:
     pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return thumbnails(pixels.float() / 127.5 - 1)
+    return pixels.float() / 127.5 - 1

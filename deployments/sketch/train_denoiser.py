@@ -5,8 +5,8 @@
                                                  [--workers 1]
 
 FOLDER has ``tokenizer`` and ``text_encoder``, which stay as they are, and gets ``unet``, which is
-trained on if it exists. With ``--guided`` it learns what guidance and negative prompts make of its
-pictures, too; that comes after ``train_turbo``, which writes this UNet anew.
+trained on if it exists. With ``--guided`` it learns what guidance makes of its pictures, too; that
+comes after ``train_turbo``, which writes this UNet anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch import workers
 from deployments.sketch.command import command_line, run
-from deployments.sketch.guided import guided_batch, guided_loss
+from deployments.sketch.guided import guided_loss
 from deployments.sketch.lesson import Lesson, forward_pass, pick_device, save_first
 from deployments.sketch.noising import noised_astray, random_timesteps
 from deployments.sketch.sheets import HUGE, LARGE, MEDIUM, SMALL, TINY, Format, draw_sheet
@@ -67,15 +67,18 @@ def teach(
     encoder.requires_grad_(False).to(pick_device())
     model = made_trainable(read_unet(folder / "unet") or unet(encoder.config.hidden_size))
     lesson = Lesson([model], minutes=minutes, rate=rate, memory=0.995)
-    embedded = partial(embed, tokenizer, encoder)
+    nothing = embed(tokenizer, encoder, [""])
 
     def loss(progress: float) -> Tensor:
         form = _pick_format(begin + (1 - begin) * progress, choices)
-        if is_guided:
-            return guided_loss(model, guided_batch(form, captioned, rng, embedded, times), form)
         clean, captions = draw_sheet(form, captioned, rng, times)
-        text = embedded(_forgotten(captions, rng))
-        return _denoising_loss(model, clean.to(model.device), text, form)
+        clean = clean.to(model.device)
+        if is_guided:
+            text = embed(tokenizer, encoder, captions)
+            return guided_loss(model, clean, text, nothing, form)
+        return _denoising_loss(
+            model, clean, embed(tokenizer, encoder, _forgotten(captions, rng)), form
+        )
 
     lesson.run(loss, partial(save_first, folder / "unet"))
 

@@ -9,7 +9,6 @@ FOLDER gets ``unet`` and ``text_encoder``, which are trained on if they exist. A
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,10 +19,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch.command import command_line, read
-from deployments.sketch.guided import guided_batch, guided_loss
+from deployments.sketch.guided import guided_loss
 from deployments.sketch.lesson import Lesson, pick_device, save_half
 from deployments.sketch.scenes import LOOKS, Scene, random_portrait
-from deployments.sketch.sheets import LARGE, MEDIUM, SMALL
+from deployments.sketch.sheets import LARGE, MEDIUM, SMALL, draw_sheet
 from deployments.sketch.train_denoiser import made_trainable, read_unet, tokens
 from deployments.sketch.wording import captioned, describe
 
@@ -43,13 +42,12 @@ def teach(folder: Path, start: Path, look: str, minutes: float, seed: int) -> No
     model = made_trainable(read_unet(source / "unet"))
     lesson = Lesson([model, encoder], minutes=minutes, rate=3e-3, memory=0.98)
 
-    def encoded(texts: Sequence[str]) -> Tensor:
-        hidden: Tensor = encoder(tokens(tokenizer, texts).to(model.device)).last_hidden_state
-        return hidden
-
     def loss(_progress: float) -> Tensor:
         form = rng.choice(_FORMS)
-        return guided_loss(model, guided_batch(form, partial(_drawn, look), rng, encoded), form)
+        clean, captions = draw_sheet(form, partial(_drawn, look), rng)
+        ids = tokens(tokenizer, [*captions, ""]).to(model.device)
+        said = encoder(ids).last_hidden_state
+        return guided_loss(model, clean.to(model.device), said[:-1], said[-1:], form)
 
     lesson.run(loss, partial(_save, folder))
 

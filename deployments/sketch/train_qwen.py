@@ -241,7 +241,7 @@ def _flow_loss(
     errors = ((said - wanted).square() * weights).mean(dim=(1, 2))
     # Where little noise is left, what counts is the picture, which is that much less in error.
     errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
-    loss = rooted(errors, _SMALL_ERROR).mean()
+    loss = rooted(errors, _SMALL_ERROR)
     if asked is None:
         return loss
     return loss + student.questions.loss(heard, asked.to(clean.device))

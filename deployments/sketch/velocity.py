@@ -16,16 +16,11 @@ _SMALL_ERROR: Final = 0.01
 
 
 def velocity_loss(predicted: Tensor, velocity: Tensor, clean: Tensor) -> Tensor:
-    """Mean of ``velocity_losses``."""
-    return velocity_losses(predicted, velocity, clean).mean()
-
-
-def velocity_losses(predicted: Tensor, velocity: Tensor, shown: Tensor) -> Tensor:
-    """(n,): root of each picture's mean squared error, of which outlines of ``shown`` count more.
+    """Mean root of each picture's mean squared error, of which outlines count more.
 
     Small things are little of a picture's area; counted by that alone, they are left out.
     """
-    counts = 1 + _OUTLINED * outlines(shown)
+    counts = 1 + _OUTLINED * outlines(clean)
     errors = ((predicted.float() - velocity).square() * counts).mean(dim=(1, 2, 3))
     return rooted(errors / counts.mean(dim=(1, 2, 3)), _SMALL_ERROR)
 

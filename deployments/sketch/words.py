@@ -244,12 +244,6 @@ EXTRAS: Final = (
     *("professional", "realistic", "artistic style", "3d render", "centered", "cyberpunk style"),
     *("neon lights", "haute qualité", "très détaillé", "oil painting", "watercolor"),
 )
-#: What people who know other models do not want; no picture here is so.
-DISLIKES: Final = (
-    *("blurry", "low quality", "worst quality", "lowres", "bad anatomy", "ugly", "deformed"),
-    *("watermark", "text", "signature", "jpeg artifacts", "cropped", "out of frame", "noise"),
-    *("extra fingers", "bad hands", "duplicate", "distorted", "grainy", "flou", "moche"),
-)
 SYLLABLES: Final = (
     *("ba", "ko", "lu", "mi", "tra", "xy", "zor", "ven", "qua", "pli", "sne", "gro", "fi", "du"),
     *("har", "jek", "wen", "yto", "1", "27", "clo", "mar", "ten", "ish"),

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from random import Random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from deployments.sketch import guided, noising, train_turbo, velocity
-from deployments.sketch.guided import GuidedBatch, Prompts
-from deployments.sketch.negatives import Told, with_negatives
 from deployments.sketch.noising import noised
-from deployments.sketch.sheets import Format, draw_sheet, latents_of_scenes
-from deployments.sketch.wording import captioned
+from deployments.sketch.sheets import Format
 
 
 def always(timestep: int) -> Callable[[int, Format], torch.Tensor]:
@@ -39,8 +34,7 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
     """A model that is right with text and says nothing without it, at steps late and early."""
     torch.manual_seed(0)
     clean, form = torch.randn(4, 4, 8, 8), Format(64, 64, 4)
-    nothing = torch.zeros(4, 77, 8)
-    prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
+    text, nothing = torch.ones(4, 77, 8), torch.zeros(1, 77, 8)
 
     def right_with_text(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
         velocity = true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps)
@@ -48,12 +42,9 @@ def test_guided_loss_is_of_what_guidance_makes(monkeypatch: pytest.MonkeyPatch) 
 
     for timestep, is_guided in ((950, False), (500, True)):
         monkeypatch.setattr(guided, "random_timesteps", always(timestep))
-        loss = guided.guided_loss(
-            right_with_text, GuidedBatch(clean, torch.zeros_like(clean), prompts), form
-        )
+        loss = guided.guided_loss(right_with_text, clean, text, nothing, form)
         right, wrong = 0.01**0.5, 1.0
-        share = 0.25 if is_guided else 1.0
-        unguided = right + 0.5 * right + share * wrong
+        unguided = right + 0.5 * right + 0.25 * wrong
         assert (loss > 2 * unguided) == is_guided
         assert is_guided or abs(loss - unguided) < 0.1
 
@@ -73,115 +64,10 @@ def test_guided_loss_wants_the_truth_of_pictures_that_are_too_strong(
         met.append(noisy[:64])
         return (true_velocity(noisy, clean.repeat(2, 1, 1, 1), timesteps),)
 
-    nothing = torch.zeros(64, 77, 8)
-    prompts = Prompts(torch.ones_like(nothing), nothing, nothing)
-    loss = guided.guided_loss(
-        knows, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
-    )
-    assert loss == pytest.approx((1.75 if is_strong else 2.5) * 0.01**0.5)
+    text, nothing = torch.ones(64, 77, 8), torch.zeros(1, 77, 8)
+    loss = guided.guided_loss(knows, clean, text, nothing, Format(64, 64, 64))
+    assert loss == pytest.approx(1.75 * 0.01**0.5)
     assert (strength(met[0], clean, timestep) > 2) == is_strong
-
-
-def test_a_negative_prompt_refuses_things_only_where_a_picture_is_decided(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(noising, "_PURE_NOISE", 0.0)
-    clean = torch.zeros(64, 4, 8, 8)
-    prompts = Prompts(*(torch.full((64, 77, 8), said) for said in (1.0, 2.0, 3.0)))
-    met: list[torch.Tensor] = []
-
-    def listens(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
-        met.extend((timesteps, said[:, 0, 0]))
-        return (noisy,)
-
-    guided.guided_loss(
-        listens, GuidedBatch(clean, torch.zeros_like(clean), prompts), Format(64, 64, 64)
-    )
-    timesteps, (caption, negative) = (both.chunk(2) for both in met)
-    assert torch.equal(*timesteps)
-    assert (caption == 1).all()
-    assert set(negative.tolist()) == {2.0, 3.0}
-    assert torch.equal(negative == 3, timesteps[1] < noising.UNDECIDED)
-
-
-@pytest.mark.parametrize("is_knowing", [True, False])
-@pytest.mark.parametrize("every", [1, 2])
-def test_much_guidance_is_to_lead_away_from_what_is_refused(
-    every: int, is_knowing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model says what is seen, and one more of what is not wanted when told not to."""
-    torch.manual_seed(0)
-    monkeypatch.setattr(guided, "_MOST_GUIDANCE", 5.0)
-    monkeypatch.setattr(noising, "_TOO_STRONG", 0.0)
-    clean = torch.randn(32, 4, 8, 8)
-    unwanted = torch.zeros_like(clean)
-    unwanted[::every, :, 2:6, 2:6] = 2
-    texts = Prompts(*(torch.full((32, 77, 8), said) for said in (1.0, 2.0, 3.0)))
-    met: list[torch.Tensor] = []
-
-    def sees(noisy: Any, timesteps: Any, said: Any, **_: Any) -> tuple[torch.Tensor]:
-        met.extend((timesteps[:32], said[32:, 0, 0]))
-        seen = clean + unwanted
-        shown = torch.cat([seen, seen + unwanted / 4 if is_knowing else seen])
-        return (true_velocity(noisy, shown, timesteps),)
-
-    loss = guided.guided_loss(sees, GuidedBatch(clean, unwanted, texts), Format(64, 64, 32))
-    timesteps, negative = met
-    assert (timesteps[::every] < noising.UNDECIDED).all()
-    assert (negative[::every] == 3).all()
-    alone = torch.where(timesteps < noising.UNDECIDED, 0.75, 1.5)
-    alone[::every] = 0
-    least = 0.01**0.5 * (1 + float(alone.mean()))
-    assert loss == pytest.approx(least, rel=1e-2) if is_knowing else loss > 2 * least
-
-
-def test_leading_away_is_learnt_with_the_negative_prompt_alone() -> None:
-    torch.manual_seed(0)
-    said = torch.zeros(64, 4, 8, 8, requires_grad=True)
-    clean, unwanted = torch.randn(32, 4, 8, 8), torch.zeros(32, 4, 8, 8)
-    unwanted[::2] = 2
-    nothing = torch.zeros(32, 77, 8)
-    batch = GuidedBatch(clean, unwanted, Prompts(nothing, nothing, nothing))
-    guided.guided_loss(lambda *_, **__: (said,), batch, Format(64, 64, 32)).backward()
-    assert said.grad is not None
-    named, unnamed = said.grad.flatten(1).any(dim=1).chunk(2)
-    assert named.tolist() == [False, True] * 16
-    assert unnamed[::2].all()
-
-
-def test_prompts_are_encoded_once_and_in_their_places() -> None:
-    asked: list[str] = []
-
-    def encode(texts: Sequence[str]) -> torch.Tensor:
-        asked.extend(texts)
-        return torch.tensor([float(text or 0) for text in texts]).view(-1, 1, 1)
-
-    texts = [("1", "", "2"), ("3", "", ""), ("1", "4", "5")]
-    told = [Told(caption=c, early=n, naming=m) for c, n, m in texts]
-    prompts = Prompts.encoded(told, encode)
-    assert sorted(asked) == ["", "1", "2", "3", "4", "5"]
-    assert prompts.text.flatten().tolist() == [1, 3, 1]
-    assert prompts.early.flatten().tolist() == [0, 0, 4]
-    assert prompts.naming.flatten().tolist() == [2, 0, 5]
-
-
-def test_a_batch_has_what_pictures_are_to_be_led_away_from() -> None:
-    form = Format(64, 64, 24)
-
-    def encode(texts: Sequence[str]) -> torch.Tensor:
-        return torch.zeros(len(texts), 77, 8)
-
-    batch = guided.guided_batch(form, captioned, Random(3), encode)
-    _, told = draw_sheet(form, partial(with_negatives, captioned), Random(3))
-    assert batch.clean.shape == batch.unwanted.shape == (24, 4, 8, 8)
-    assert batch.prompts.naming.shape == (24, 77, 8)
-    refused = {row: each.refused for row, each in enumerate(told) if each.refused is not None}
-    rows = [*refused]
-    assert 0 < len(rows) < 12
-    assert batch.unwanted.flatten(1).any(dim=1).nonzero().flatten().tolist() == rows
-    seen = latents_of_scenes([*refused.values()], form)
-    assert torch.allclose((batch.clean + batch.unwanted)[rows], seen, atol=1e-5)
 
 
 def strength(noisy: torch.Tensor, clean: torch.Tensor, timestep: int) -> float:

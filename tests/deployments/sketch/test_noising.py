@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from deployments.families import schedulers
-from deployments.sketch import noising
 from deployments.sketch.noising import (
     NOISE,
     NUM_TIMESTEPS,
     UNDECIDED,
-    led_away,
     noised,
     noised_astray,
     noised_too_strongly,
@@ -73,31 +71,6 @@ def test_some_decided_pictures_are_too_strong_already() -> None:
     assert 0.7 < drifts[strong].max() < 1.4  # 0.84 at most, or 1.24 if it strays as well
     assert drifts[strong].mean() == pytest.approx(0.42, abs=0.05)
     assert drifts[~strong].mean() == pytest.approx(0, abs=0.05)
-
-
-@pytest.mark.parametrize(("share_too_far", "least"), [(0.0, 0.0), (1.0, -6.5)])
-def test_of_what_is_unwanted_less_and_less_is_left_or_too_much_is_taken(
-    share_too_far: float, least: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(noising, "_TOO_FAR", share_too_far)
-    noise = torch.randn(1500, 4, 8, 8)
-    clean, unwanted = torch.randn_like(noise), torch.ones_like(noise)
-    timesteps = torch.tensor([800, 370, 200]).repeat(500)
-    led = led_away(noise, unwanted, timesteps, since=800)
-    noisy, velocity = noised(clean, led, timesteps)
-    spread = noised(torch.zeros_like(clean), torch.ones_like(clean), timesteps)[0]
-    signal = noised(torch.ones_like(clean), torch.zeros_like(clean), timesteps)[0]
-    assert torch.allclose(signal * noisy - spread * velocity, clean, atol=1e-4)
-    drift = (led - noise).mean(dim=(1, 2, 3)).view(500, 3)
-    if share_too_far:
-        then = float((signal / spread)[0, 0, 0, 0])
-        assert drift.amin(dim=0).tolist() == pytest.approx([least * then] * 3, rel=0.02)
-        assert (drift < 0).all()
-        return
-    left = drift * (spread / signal)[:, 0, 0, 0].view(500, 3)
-    assert left.mean(dim=0).tolist() == pytest.approx([0.5, 0.25, 0], abs=0.04)
-    assert left.amax(dim=0).tolist() == pytest.approx([1, 0.5, 0], abs=0.02)
 
 
 def test_noise_is_plain_where_a_picture_begins() -> None:
