@@ -301,20 +301,20 @@ async def connected_and_told(stage: Stage) -> None:
 
 
 async def test_what_ends_while_its_client_connects_is_told() -> None:
-    jobs = LateJobStore()
+    jobs = HaltingJobStore()
     async with staged(jobs=jobs) as stage, stage.client("other") as other:
         await other.next()
         await stage.submit("p1", client_id="me")
         worker = await stage.begin()
         await worker.start()
         await asyncio.sleep(0.5)
-        jobs.answers.clear()
+        jobs.goes_on.clear()
         coming = asyncio.create_task(told_the_end_of("p1", stage))
-        await jobs.has_read.wait()
+        await jobs.is_asked.wait()
         await worker.end()
         await other.until("status")
         await asyncio.sleep(0.5)
-        jobs.answers.set()
+        jobs.goes_on.set()
         await coming
 
 
@@ -595,7 +595,7 @@ class SlowJobStore(MemoryJobStore):
 
 
 class HaltingJobStore(MemoryJobStore):
-    """A store that says what has not ended when it is let to."""
+    """A store that says what had not ended when it was asked, but only when it is let to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -603,25 +603,14 @@ class HaltingJobStore(MemoryJobStore):
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
+    async def unfinished(self, **asked: Any) -> Any:
+        return await self._held_back(await super().unfinished(**asked))
+
     async def unfinished_ids(self, **asked: Any) -> Any:
+        return await self._held_back(await super().unfinished_ids(**asked))
+
+    async def _held_back(self, answer: Any) -> Any:
         if not self.goes_on.is_set():
             self.is_asked.set()
         await self.goes_on.wait()
-        return await super().unfinished_ids(**asked)
-
-
-class LateJobStore(MemoryJobStore):
-    """A store whose answer, which jobs have not ended, comes late when it is held back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_read = asyncio.Event()
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def unfinished(self, **asked: Any) -> Any:
-        jobs = await super().unfinished(**asked)
-        if not self.answers.is_set():
-            self.has_read.set()
-        await self.answers.wait()
-        return jobs
+        return answer
