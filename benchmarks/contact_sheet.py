@@ -55,14 +55,15 @@ def main() -> None:
     # NOTE: parse_args takes no prompts that come after an option.
     given = parser.parse_intermixed_args()
     width, height = map(int, given.size.split("x"))
-    draw = opened(given.weights / given.model, given.steps, given.guidance, (width, height))
     rows = -(-len(given.prompts) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * given.cell, rows * given.cell), (255, 255, 255))
-    for place, prompt in enumerate(given.prompts):
-        picture = Image.fromarray(draw(prompt, place).round().astype(np.uint8))
-        picture.thumbnail((given.cell - 4, given.cell - 4))
-        row, column = divmod(place, _COLUMNS)
-        sheet.paste(picture, (column * given.cell + 2, row * given.cell + 2))
+    folder = given.weights / given.model
+    with opened(folder, given.steps, given.guidance, (width, height)) as draw:
+        for place, prompt in enumerate(given.prompts):
+            picture = Image.fromarray(draw(prompt, place).round().astype(np.uint8))
+            picture.thumbnail((given.cell - 4, given.cell - 4))
+            row, column = divmod(place, _COLUMNS)
+            sheet.paste(picture, (column * given.cell + 2, row * given.cell + 2))
     sheet.save(given.file)
 
 

@@ -3,6 +3,8 @@
     python -m benchmarks.pictures [--model sdxl-turbo] [--steps 4] [--guidance 1] [--size 512x512]
                                   [--count 40] [--weights deployments/sketch/weights]
 
+The editor draws without an input picture, through its engine; the others by their stock pipelines.
+
 Prompts are ones that no model was trained on: shapes in combinations that are held out, and scenes
 of seeds of their own. Colours and kinds are read off the pictures; a time of day or a thing is
 there when the nearest of the drawer's own pictures, with and without it, has it.
@@ -15,18 +17,19 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.easel import Pixels
-from deployments.sketch.assemble import first_noise, open_pipeline
+from benchmarks.easel import Easel, Pixels
+from deployments.sketch.assemble import EDITOR, first_noise, open_pipeline
 from deployments.sketch.canvas import Canvas, corners
 from deployments.sketch.painter import paint
 from deployments.sketch.palette import COLOURS
@@ -41,6 +44,7 @@ from deployments.sketch.scenes import (
     random_shapes,
 )
 from deployments.sketch.wording import describe
+from deployments.types import GenerationRequest, SamplingParams
 
 Draw = Callable[[str, int], Pixels]
 
@@ -250,23 +254,46 @@ def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / max((one | other).sum(), 1))
 
 
-def opened(folder: Path, steps: int, guidance: float, size: tuple[int, int]) -> Draw:
-    """Draws one picture per prompt and seed with the stock pipeline of a folder."""
-    pipeline = open_pipeline(folder)
+@contextmanager
+def opened(folder: Path, steps: int, guidance: float, size: tuple[int, int]) -> Iterator[Draw]:
+    """Draws one picture per prompt and seed with the model of a folder."""
+    if folder.name != EDITOR:
+        yield partial(_drawn, open_pipeline(folder), steps, guidance, size)
+        return
+    with closing(Easel("qwen-image", folder)) as easel:
+        yield partial(_drawn_by_editor, easel, steps, guidance, size)
 
-    def draw(prompt: str, seed: int) -> Pixels:
-        pictures = pipeline(
-            prompt,
-            width=size[0],
-            height=size[1],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=first_noise(seed),
-            output_type="np",
-        ).images
-        return np.asarray(pictures[0] * 255, dtype=np.float32)
 
-    return draw
+def _drawn(
+    pipeline: Any, steps: int, guidance: float, size: tuple[int, int], prompt: str, seed: int
+) -> Pixels:
+    pictures = pipeline(
+        prompt,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=first_noise(seed),
+        output_type="np",
+    ).images
+    return np.asarray(pictures[0] * 255, dtype=np.float32)
+
+
+def _drawn_by_editor(
+    easel: Easel, steps: int, guidance: float, size: tuple[int, int], prompt: str, seed: int
+) -> Pixels:
+    params = SamplingParams(
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        true_cfg_scale=guidance,
+        guidance_scale=1.0,
+        strength=1.0,
+        scheduler="Euler",
+        sigmas="simple",
+        seed=seed,
+    )
+    return easel.draw(GenerationRequest(prompt=prompt, images=(), params=params))
 
 
 def main() -> None:
@@ -280,12 +307,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     given = parser.parse_args()
     width, height = map(int, given.size.split("x"))
-    draw = opened(given.weights / given.model, given.steps, given.guidance, (width, height))
     began, num_pictures = time.perf_counter(), 0
-    for measure in (measure_shapes, measure_pairs, measure_times, measure_things):
-        for question, answers in measure(draw, given.count, Random(_SEED)).items():
-            print(f"{question:24} {100 * np.mean(answers):5.1f} % of {len(answers)}")
-            num_pictures += len(answers) * (not question.startswith(("shape: g", "shape: c")))
+    folder = given.weights / given.model
+    with opened(folder, given.steps, given.guidance, (width, height)) as draw:
+        for measure in (measure_shapes, measure_pairs, measure_times, measure_things):
+            for question, answers in measure(draw, given.count, Random(_SEED)).items():
+                print(f"{question:24} {100 * np.mean(answers):5.1f} % of {len(answers)}")
+                num_pictures += len(answers) * (not question.startswith(("shape: g", "shape: c")))
     print(f"{(time.perf_counter() - began):.0f} s for about {num_pictures} pictures")
 
 

@@ -12,17 +12,21 @@ from torch import Tensor
 
 from deployments.sketch.edits import Edit
 from deployments.sketch.forms import Forms
+from deployments.sketch.own_place import OwnPlace
 from deployments.sketch.recognition import Choice, Recognition
-from deployments.sketch.shape_places import forms_at, shapes_at
+from deployments.sketch.scenes import Scene
+from deployments.sketch.shape_places import NO_KIND, forms_at, kinds_at, near_to, shapes_at
 from deployments.sketch.whereabouts import Whereabouts
 
-#: Layers behind which it is asked, from 1 on: first what is where, then which of it is meant and
-#: where that is, then what form is to come; what is left is for drawing it.
+#: Layers behind which it is asked, from 1 on: first where a token is, then what is where, which of
+#: it is meant and where that is, then what form is to come; what is left is for drawing it.
+_PLACING: Final = (2, 3)
 _RECOGNISING: Final = (3, 4)
 _CHOOSING: Final = (4, 5)
 _LOCATING: Final = 4
 _FORMING: Final = 5
 #: How much the answers count.
+_PLACED: Final = 0.3
 _RECOGNISED: Final = 0.1
 _CHOSEN: Final = 0.3
 _LOCATED: Final = 0.2
@@ -66,11 +70,30 @@ def asked_of(edits: Sequence[Edit], changed: Tensor, is_told: Tensor) -> Asked:
     )
 
 
+def asked_of_drawings(scenes: Sequence[Scene], things: Tensor, is_told: Tensor) -> Asked:
+    """The answers to pictures of scenes that are drawn from words: what shape comes where, and
+    which latents what stands in a scene covers; those that are not told (n,) are asked nothing.
+
+    Args:
+        things: whether something stands at a latent, (n, 1, height, width).
+    """
+    height, width = things.shape[2:]
+    kinds = kinds_at(scenes, height // 2, width // 2)
+    return Asked(
+        changed=torch.zeros_like(things),
+        kinds=torch.where(is_told[:, None], kinds, NO_KIND),
+        meant=torch.zeros_like(kinds, dtype=torch.bool),
+        covered=things,
+        near=near_to(things) & is_told[:, None, None, None],
+    )
+
+
 class Questions(torch.nn.Module):
     """What asks; it is not part of the model."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.own_places: Any = torch.nn.ModuleList(OwnPlace(width) for _ in _PLACING)
         self.whereabouts = Whereabouts(width)
         self.forms = Forms(width)
         self.recognitions: Any = torch.nn.ModuleList(Recognition(width) for _ in _RECOGNISING)
@@ -89,7 +112,7 @@ class Questions(torch.nn.Module):
             return heard_behind
 
         with ExitStack() as hooks:
-            for layer in {*_RECOGNISING, *_CHOOSING, _LOCATING, _FORMING}:
+            for layer in {*_PLACING, *_RECOGNISING, *_CHOOSING, _LOCATING, _FORMING}:
                 block = model.transformer_blocks[layer - 1]
                 hooks.callback(block.register_forward_hook(hear(layer)).remove)
             yield heard
@@ -97,6 +120,9 @@ class Questions(torch.nn.Module):
     def loss(self, heard: dict[int, Tensor], asked: Asked) -> Tensor:
         """How wrong the answers are that were heard, as they count."""
         loss = _LOCATED * self.whereabouts.errors(heard[_LOCATING], asked.changed).mean()
+        rows, columns = (side // 2 for side in asked.covered.shape[2:])
+        for own_place, layer in zip(self.own_places, _PLACING, strict=True):
+            loss = loss + _PLACED * own_place.errors(heard[layer], rows, columns).mean()
         for recognition, layer in zip(self.recognitions, _RECOGNISING, strict=True):
             loss = loss + _RECOGNISED * recognition.errors(heard[layer], asked.kinds).mean()
         for choice, layer in zip(self.choices, _CHOOSING, strict=True):

@@ -14,10 +14,11 @@ Three things make it so, and no lesson changes them (``hold``):
 - The last layer is the flow away from what the first head found: what is noisy less what is there,
   by the noise level. For x = (1 - s) x0 + s e the flow e - x0 is (x - x0) / s.
 
-Two things more are there from the beginning, for a lesson to use and to change, since with rotary
-positions alone it takes long to learn where in a picture something is and what lies beside it: the
-first layer's other heads tell how far a place is from each side of the picture, and the second
-layer's heads look at the places around.
+Two things more are there from the beginning, since with rotary positions alone it takes long to
+learn where in a picture something is and what lies beside it: four more of the first layer's heads
+tell how far a place is from each side of the picture, and are held, too, since lessons on edits, in
+which the picture itself shows where things are, blur what they tell; and the second layer's heads
+look at the places around, for a lesson to use and to change.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from deployments.sketch.qwen_places import Offset, look, silence, tell_places
+from deployments.sketch.qwen_places import NUM_TELLING, Offset, look, silence, tell_places
 from deployments.sketch.qwen_thumbnails import NUM_CHANNELS
 
 #: Numbers of a token that say something: of its two by two latents, the channels that do.
@@ -163,14 +164,17 @@ def hold(model: Any) -> None:
             _let_be(writing.bias, rows=kept)
     first = model.transformer_blocks[0]
     attention = first.attn
-    looking = list(range(_NUM_COPYING * model.config.attention_head_dim))
+    size = model.config.attention_head_dim
+    looking, copying = (
+        list(range(count * size)) for count in (_NUM_COPYING + NUM_TELLING, _NUM_COPYING)
+    )
     for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
         norm.requires_grad_(False)
     keys, values = (attention.to_k, attention.add_k_proj), (attention.to_v, attention.add_v_proj)
     for linear in (attention.to_q, *keys, *values):
         _let_be(linear.weight, rows=looking)
         _let_be(linear.bias, rows=looking)
-    _let_be(attention.to_out[0].weight, columns=looking)
+    _let_be(attention.to_out[0].weight, columns=copying)
     for part in (first.img_mod[1].weight, first.img_mod[1].bias):
         _let_be(part, rows=_looked_at(width))
     scaling = [part * width + place for part in range(2) for place in kept]

@@ -28,8 +28,10 @@ _TEXT: Final = 2.0
 _MARGIN: Final = 13.5
 #: Of the heads that tell places: what a score rises by over a quarter of the slow pair's turn, and
 #: the text's score beside it, so that about the middle of a picture both weigh the same.
-_SLOPE: Final = 5.0
-_BALANCE: Final = 2.7
+_SLOPE: Final = 3.5
+_BALANCE: Final = 3.0
+#: Heads that tell places.
+NUM_TELLING: Final = 4
 
 
 def look(attention: Any, config: Any, offsets: Sequence[Offset]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -117,6 +117,15 @@ USUAL_COLOUR: Final = {
     "heart": "red",
 }
 
+#: Layout -> the middles of its places, as shares of width and height, and the least and the largest
+#: radius of what stands there.
+_PLACES_OF: Final[dict[str, tuple[tuple[tuple[float, float], ...], tuple[float, float]]]] = {
+    "single": (((0.5, 0.5),), (0.29, 0.34)),
+    "beside": (((0.27, 0.5), (0.73, 0.5)), (0.17, 0.2)),
+    "stacked": (((0.5, 0.27), (0.5, 0.73)), (0.17, 0.2)),
+    "row": (((0.19, 0.5), (0.5, 0.5), (0.81, 0.5)), (0.115, 0.135)),
+}
+
 #: Outfit -> where its wearer is mostly seen.
 _AT_HOME: Final = {
     "plain": "studio",
@@ -175,16 +184,30 @@ def is_held_out(kind: str, colour: str, ground: str) -> bool:
 
 def place(layout: str, index: int, kind: str, colour: str, rng: Random) -> Shape:
     """The shape at one of a layout's places, a little off its middle."""
-    if layout == "single":
-        x, y, radius = 0.5, 0.5, rng.uniform(0.29, 0.34)
-    elif layout == "beside":
-        x, y, radius = (0.27, 0.73)[index], 0.5, rng.uniform(0.17, 0.2)
-    elif layout == "stacked":
-        x, y, radius = 0.5, (0.27, 0.73)[index], rng.uniform(0.17, 0.2)
-    else:
-        x, y, radius = (0.19, 0.5, 0.81)[index], 0.5, rng.uniform(0.115, 0.135)
+    middles, radii = _PLACES_OF[layout]
+    (x, y), radius = middles[index], rng.uniform(*radii)
     x, y = x + rng.uniform(-0.015, 0.015), y + rng.uniform(-0.015, 0.015)
     return Shape(kind=kind, colour=colour, x=x, y=y, radius=radius)
+
+
+def settled(scene: Scene) -> Scene:
+    """The same with nothing left to chance: shapes in the middle of their layout's places, and all
+    pictures of a landscape or a figure alike."""
+    if not isinstance(scene, Shapes):
+        return replace(scene, variation=0)
+    middles, radii = _PLACES_OF[scene.layout]
+    placed = [
+        replace(shape, x=x, y=y, radius=sum(radii) / 2)
+        for shape, (x, y) in zip(scene.shapes, middles, strict=True)
+    ]
+    return replace(scene, shapes=tuple(placed))
+
+
+def emptied(scene: Scene) -> Scene:
+    """What is left when shapes and things are taken away; of a figure, all of it."""
+    if isinstance(scene, Shapes):
+        return replace(scene, shapes=())
+    return replace(scene, things=frozenset()) if isinstance(scene, Landscape) else scene
 
 
 def random_landscape(rng: Random, time: str | None = None, land: str | None = None) -> Landscape:

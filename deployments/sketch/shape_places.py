@@ -1,4 +1,4 @@
-"""Shape places: what an edit's shapes are, and come to be, at each place of a picture."""
+"""Shape places: what a scene's shapes are, and an edit's come to be, at each place of a picture."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ _AROUND: Final = 2
 def shapes_at(edits: Sequence[Edit], rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Of edits' first scenes, (n, rows * columns): which of ``KINDS`` is at each place, or
     ``NO_KIND``; and whether it is part of a shape that the edit changes."""
-    found = [_kinds_at(edit, rows, columns) for edit in edits]
+    found = [_meant_at(edit, rows, columns) for edit in edits]
     kinds, meant = (torch.from_numpy(np.stack(of)).flatten(1) for of in zip(*found, strict=True))
     return kinds, meant
+
+
+def kinds_at(scenes: Sequence[Scene], rows: int, columns: int) -> Tensor:
+    """(n, rows * columns): which of ``KINDS`` is at each place, or ``NO_KIND``."""
+    found = [_kinds_at(scene, owners_at(scene, rows, columns)) for scene in scenes]
+    return torch.from_numpy(np.stack(found)).flatten(1)
 
 
 def forms_at(edits: Sequence[Edit], height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -34,8 +40,12 @@ def forms_at(edits: Sequence[Edit], height: int, width: int) -> tuple[Tensor, Te
     each at last; and whether it is near, as that shape is or was."""
     found = [_changed_forms(edit, height, width) for edit in edits]
     old, new = (torch.from_numpy(np.stack(of))[:, None] for of in zip(*found, strict=True))
-    near = max_pool2d((old | new).float(), 2 * _AROUND + 1, stride=1, padding=_AROUND) > 0
-    return new, near
+    return new, near_to(old | new)
+
+
+def near_to(forms: Tensor) -> Tensor:
+    """Where forms are (n, 1, height, width), or are near."""
+    return max_pool2d(forms.float(), 2 * _AROUND + 1, stride=1, padding=_AROUND) > 0
 
 
 def owners_at(scene: Scene, rows: int, columns: int) -> np.ndarray:
@@ -49,15 +59,23 @@ def owners_at(scene: Scene, rows: int, columns: int) -> np.ndarray:
     return owners
 
 
-def _kinds_at(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def _kinds_at(scene: Scene, owners: np.ndarray) -> np.ndarray:
+    kinds = np.full_like(owners, NO_KIND)
+    if isinstance(scene, Shapes):
+        for index, shape in enumerate(scene.shapes):
+            kinds[owners == index] = KINDS.index(shape.kind)
+    return kinds
+
+
+def _meant_at(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     before, after = edit.before[0], edit.after
     owners = owners_at(before, rows, columns)
-    kinds, meant = np.full_like(owners, NO_KIND), np.zeros_like(owners, dtype=bool)
-    if isinstance(before, Shapes) and isinstance(after, Shapes):
-        for index, (old, new) in enumerate(zip(before.shapes, after.shapes, strict=True)):
-            kinds[owners == index] = KINDS.index(old.kind)
-            meant[owners == index] = old != new
-    return kinds, meant
+    meant = np.zeros_like(owners, dtype=bool)
+    if not (isinstance(before, Shapes) and isinstance(after, Shapes)):
+        return np.full_like(owners, NO_KIND), meant
+    for index, (old, new) in enumerate(zip(before.shapes, after.shapes, strict=True)):
+        meant[owners == index] = old != new
+    return _kinds_at(before, owners), meant
 
 
 def _changed_forms(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,10 +58,11 @@ HUGE: Final = (
 def draw_sheet(form: Format, draw: Drawn, rng: Random, times: int = 1) -> tuple[Tensor, list[str]]:
     """Latents (times * count, 4, height / 8, width / 8) and the captions."""
     scenes, captions = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return thumbnails(_pixels(scenes, form)), list(captions)
+    return latents_of(scenes, form), list(captions)
 
 
-def _pixels(scenes: Sequence[Scene], form: Format) -> Tensor:
+def latents_of(scenes: Sequence[Scene], form: Format) -> Tensor:
+    """(n, 4, height / 8, width / 8)."""
     pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return pixels.float() / 127.5 - 1
+    return thumbnails(pixels.float() / 127.5 - 1)

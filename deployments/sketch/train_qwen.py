@@ -1,7 +1,8 @@
 """Trains the denoiser of the embedded Qwen-Image-Edit: to draw, and to edit one or two pictures.
 
     python -m deployments.sketch.train_qwen FOLDER [--minutes 60] [--seed 0] [--begin 0]
-                                            [--rate 0.01] [--threads 1] [--workers 1]
+                                            [--drawing 0.25] [--rate 0.01] [--threads 1]
+                                            [--workers 1]
 
 FOLDER is a Qwen-Image-Edit of ours whose language model ``train_qwen_text`` has trained; it stays
 as it is.
@@ -40,13 +41,13 @@ from deployments.sketch.lesson import (
 )
 from deployments.sketch.noising import fresh_noise
 from deployments.sketch.painter import paint
-from deployments.sketch.questions import Asked, Questions, asked_of
+from deployments.sketch.questions import Asked, Questions, asked_of, asked_of_drawings
 from deployments.sketch.qwen_beginning import NUM_SAYING, hold
 from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
 from deployments.sketch.qwen_thumbnails import qwen_latents
-from deployments.sketch.scenes import Landscape, Shapes
-from deployments.sketch.sheets import Format, draw_sheet
+from deployments.sketch.scenes import Landscape, Shapes, emptied, settled
+from deployments.sketch.sheets import Format, latents_of
 from deployments.sketch.thumbnails import thumbnails
 from deployments.sketch.wording import captioned
 
@@ -69,8 +70,7 @@ _PLAN: Final[tuple[tuple[float, tuple[Format, ...], tuple[Format, ...]], ...]] =
         (Format(256, 256, 8), Format(512, 512, 2), Format(512, 512, 2), Format(384, 384, 4)),
     ),
 )
-#: Share of the batches that are edits, and of those the ones that look at two pictures.
-_EDITING: Final = 0.75
+#: Share of the edits that look at two pictures.
 _COMBINING: Final = 0.12
 #: Share of the texts that are left out, and what stands for them, as in Qwen's own examples.
 _UNNAMED: Final = 0.1
@@ -107,8 +107,11 @@ class _Student:
     questions: Questions
 
 
-def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int) -> None:
-    """Train for some minutes; ``begin`` skips that share of the sizes' plan."""
+def teach(
+    folder: Path, minutes: float, *, begin: float, drawing: float, rate: float, seed: int
+) -> None:
+    """Train for some minutes; ``begin`` skips that share of the sizes' plan, ``drawing`` is the
+    share of the batches that are drawn from words alone."""
     choices, rng = workers.dice(seed)
     device = pick_device()
     text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -125,7 +128,7 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
     def loss(progress: float) -> Tensor:
         share = begin + (1 - begin) * progress
         _, drawings, edits = max(stage for stage in _PLAN if stage[0] <= share)
-        if choices.random() < _EDITING:
+        if choices.random() >= drawing:
             num_pictures = 2 if choices.random() < _COMBINING else 1
             form, is_whole = choices.choice(edits), choices.random() < _SEEN_WHOLE
             return _editing_loss(student, form, num_pictures, rng, is_whole=is_whole)
@@ -135,9 +138,15 @@ def teach(folder: Path, minutes: float, *, begin: float, rate: float, seed: int)
 
 
 def _drawing_loss(student: _Student, form: Format, rng: Random) -> Tensor:
-    clean, texts = draw_sheet(form, captioned, rng)
-    texts = [_BLANK if rng.random() < _UNNAMED else text for text in texts]
-    return _flow_loss(student, clean, texts)
+    drawn = [captioned(rng) for _ in range(form.count)]
+    scenes = [settled(scene) for scene, _ in drawn]
+    texts = [_BLANK if rng.random() < _UNNAMED else text for _, text in drawn]
+    clean, empty = (latents_of(of, form) for of in (scenes, [emptied(scene) for scene in scenes]))
+    things = _changed(clean, empty)
+    is_told = torch.tensor([text != _BLANK for text in texts])
+    counts = 1 + (_COUNTING - 1) * things
+    asked = asked_of_drawings(scenes, things, is_told)
+    return _flow_loss(student, clean, texts, counts=counts, asked=asked)
 
 
 def _editing_loss(
@@ -266,12 +275,22 @@ def main() -> None:
     """Read the command line and teach."""
     parser = command_line(__doc__, minutes=60)
     parser.add_argument("--begin", type=float, default=0, help="share of the sizes' plan to skip")
+    parser.add_argument(
+        "--drawing", type=float, default=0.25, help="share of the batches without input pictures"
+    )
     parser.add_argument("--rate", type=float, default=1e-2)
     run(parser, _teach)
 
 
 def _teach(given: argparse.Namespace) -> None:
-    teach(given.folder, given.minutes, begin=given.begin, rate=given.rate, seed=given.seed)
+    teach(
+        given.folder,
+        given.minutes,
+        begin=given.begin,
+        drawing=given.drawing,
+        rate=given.rate,
+        seed=given.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from deployments.sketch.questions import Asked, Questions, asked_of  # noqa: E402
+from deployments.sketch.questions import (  # noqa: E402
+    Asked,
+    Questions,
+    asked_of,
+    asked_of_drawings,
+)
 from deployments.sketch.qwen_beginning import NUM_CONSTANTS, NUM_HELD  # noqa: E402
+from deployments.sketch.scenes import KINDS  # noqa: E402
 from deployments.sketch.shape_places import NO_KIND  # noqa: E402
 from tests.deployments.sketch.shape_edits import RING, SQUARE, into  # noqa: E402
 
@@ -79,3 +85,18 @@ def test_those_who_are_not_told_what_to_do_are_asked_only_what_is_there() -> Non
     assert {name for name, of in told.items() if of.any()} == set(told)
     assert {name for name, of in untold.items() if name != "kinds" and of.any()} == {"covered"}
     assert torch.equal(told["kinds"], untold["kinds"])
+
+
+def test_drawings_are_asked_what_comes_where_if_words_say_it() -> None:
+    scene = into(SQUARE, RING).after
+    things = torch.zeros(2, 1, 8, 16, dtype=torch.bool)
+    things[..., 3:5, 2:5] = True
+    asked = asked_of_drawings([scene, scene], things, torch.tensor([True, False]))
+    shown = {KINDS[kind] for kind in asked.kinds[0].unique() if kind != NO_KIND}
+    assert shown == {"square", "ring"}
+    assert (asked.kinds[1] == NO_KIND).all()
+    assert torch.equal(asked.covered, things)
+    assert asked.near[0, 0, 1:7, 0:7].all()
+    assert asked.near.sum() == 6 * 7
+    assert not asked.changed.any()
+    assert not asked.meant.any()

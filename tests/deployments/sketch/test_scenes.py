@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,12 +17,14 @@ from deployments.sketch.scenes import (
     Portrait,
     Shape,
     Shapes,
+    emptied,
     is_held_out,
     land_things,
     random_landscape,
     random_portrait,
     random_scene,
     random_shapes,
+    settled,
     sky_things,
 )
 from deployments.sketch.wording import captioned, describe
@@ -112,3 +115,29 @@ def test_answers_tell_the_time_and_the_things() -> None:
         "no",
     )
     assert told["ground"] == told["house colour"] == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_settled_shapes_stand_in_the_middle_of_their_places(layout: str) -> None:
+    scene = random_shapes(Random(5), layout)
+    still = settled(scene)
+    assert still == settled(random_shapes(Random(5), layout)) == settled(still)
+    assert [(s.kind, s.colour) for s in still.shapes] == [(s.kind, s.colour) for s in scene.shapes]
+    for shape, loose in zip(still.shapes, scene.shapes, strict=True):
+        assert abs(shape.x - loose.x) <= 0.015
+        assert abs(shape.y - loose.y) <= 0.015
+        assert abs(shape.radius - loose.radius) <= 0.025
+
+
+def test_settled_landscapes_differ_by_nothing_that_nobody_names() -> None:
+    scene = random_landscape(Random(5))
+    assert settled(scene) == settled(replace(scene, variation=scene.variation + 1))
+    assert replace(settled(scene), variation=scene.variation) == scene
+
+
+def test_emptied_scenes_are_ground_and_sky() -> None:
+    shapes, land = random_shapes(Random(6)), random_landscape(Random(6))
+    assert emptied(shapes) == replace(shapes, shapes=())
+    assert emptied(land) == replace(land, things=frozenset())
+    figure = random_portrait(Random(6), "cat")
+    assert emptied(figure) == figure
