@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.pictures import WEIGHTS, opened
+from benchmarks.draw import WEIGHTS, opened
 
 PROMPTS: Final = (
     *("a red circle on a blue background", "green star, white background"),

@@ -16,10 +16,27 @@ from deployments.engine.device import usable_cores
 from deployments.engine.engine import Engine
 from deployments.engine.events import Failed, Finished
 from deployments.opening import open_engine
-from deployments.types import GenerationRequest
+from deployments.types import GenerationRequest, SamplingParams
 
 #: (height, width, 3), 0..255.
 Pixels = NDArray[np.float32]
+
+
+def euler(
+    size: tuple[int, int], steps: int, guidance: float, *, is_editor: bool, seed: int
+) -> SamplingParams:
+    """Euler's steps; what guides an editor is its ``true_cfg_scale``."""
+    return SamplingParams(
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        guidance_scale=1.0 if is_editor else guidance,
+        true_cfg_scale=guidance if is_editor else None,
+        strength=1.0,
+        scheduler="Euler",
+        sigmas="simple",
+        seed=seed,
+    )
 
 
 class Easel:

@@ -22,13 +22,13 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from benchmarks.easel import Easel, Pixels, encoded
-from benchmarks.pictures import WEIGHTS
+from benchmarks.draw import WEIGHTS
+from benchmarks.easel import Easel, Pixels, encoded, euler
 from deployments.engine.device import usable_cores
 from deployments.sketch.edits import Edit, random_edit
 from deployments.sketch.meaning import EDITS
 from deployments.sketch.painter import paint
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest
 
 #: What scenes are drawn from; training counts from 0.
 _SEED: Final = 2_000_003
@@ -76,17 +76,7 @@ class Editor:
     def __init__(self, weights: Path, steps: int, guidance: float, size: tuple[int, int]) -> None:
         self._easel = Easel("qwen-image", weights)
         self._size = size
-        self._params = SamplingParams(
-            width=size[0],
-            height=size[1],
-            num_inference_steps=steps,
-            true_cfg_scale=guidance,
-            guidance_scale=1.0,
-            strength=1.0,
-            scheduler="Euler",
-            sigmas="simple",
-            seed=1,
-        )
+        self._params = euler(size, steps, guidance, is_editor=True, seed=1)
 
     def try_out(self, edit: Edit) -> Trial:
         """One edit of pictures that the drawer draws."""

@@ -3,8 +3,6 @@
     python -m benchmarks.pictures [--model sdxl-turbo] [--steps 4] [--guidance 1] [--size 512x512]
                                   [--count 40] [--weights deployments/sketch/weights]
 
-The editor draws without an input picture, through its engine; the others by their stock pipelines.
-
 Prompts are ones that no model was trained on: shapes in combinations that are held out, and scenes
 of seeds of their own. Colours and kinds are read off the pictures; a time of day or a thing is
 there when the nearest of the drawer's own pictures, with and without it, has it.
@@ -16,25 +14,25 @@ import argparse
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.easel import Easel, Pixels
-from deployments.sketch.assemble import EDITOR, first_noise, open_pipeline
+from benchmarks.draw import WEIGHTS, Draw, opened
+from benchmarks.easel import Pixels
 from deployments.sketch.canvas import Canvas, corners
 from deployments.sketch.painter import paint
 from deployments.sketch.palette import COLOURS
 from deployments.sketch.scenes import (
     KINDS,
+    SETTLED,
     TIMES,
     Landscape,
     Shapes,
@@ -44,11 +42,7 @@ from deployments.sketch.scenes import (
     random_shapes,
 )
 from deployments.sketch.wording import describe
-from deployments.types import GenerationRequest, SamplingParams
 
-Draw = Callable[[str, int], Pixels]
-
-WEIGHTS: Final = Path("deployments/sketch/weights")
 #: What a benchmark draws scenes from; training counts from 0.
 _SEED: Final = 1_000_003
 #: The drawer's pictures that a picture is compared with, on each side.
@@ -188,12 +182,11 @@ def time_of(picture: Pixels) -> str:
 
 def truths_of(thing: str, land: str, hour: str, rng: Random) -> tuple[list[Pixels], list[Pixels]]:
     """Small pictures of the drawer's with the thing, and without it."""
+    scenes = [random_landscape(rng, hour, land) for _ in range(_NUM_TRUTHS)]
     sides: tuple[list[Pixels], list[Pixels]] = ([], [])
-    for _ in range(_NUM_TRUTHS):
-        scene = random_landscape(rng, hour, land)
-        scene = replace(scene, house="red", things=frozenset({thing}))
-        for side, things in zip(sides, (scene.things, frozenset[str]()), strict=True):
-            side.append(_small(_painted(replace(scene, things=things))))
+    for scene in (replace(scenes[0], variation=SETTLED), *scenes):
+        for side, things in zip(sides, (frozenset({thing}), frozenset[str]()), strict=True):
+            side.append(_small(_painted(replace(scene, house="red", things=things))))
     return sides
 
 
@@ -252,48 +245,6 @@ def _silhouette(kind: str) -> NDArray[np.bool_]:
 
 def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / max((one | other).sum(), 1))
-
-
-@contextmanager
-def opened(folder: Path, steps: int, guidance: float, size: tuple[int, int]) -> Iterator[Draw]:
-    """Draws one picture per prompt and seed with the model of a folder."""
-    if folder.name != EDITOR:
-        yield partial(_drawn, open_pipeline(folder), steps, guidance, size)
-        return
-    with closing(Easel("qwen-image", folder)) as easel:
-        yield partial(_drawn_by_editor, easel, steps, guidance, size)
-
-
-def _drawn(
-    pipeline: Any, steps: int, guidance: float, size: tuple[int, int], prompt: str, seed: int
-) -> Pixels:
-    pictures = pipeline(
-        prompt,
-        width=size[0],
-        height=size[1],
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=first_noise(seed),
-        output_type="np",
-    ).images
-    return np.asarray(pictures[0] * 255, dtype=np.float32)
-
-
-def _drawn_by_editor(
-    easel: Easel, steps: int, guidance: float, size: tuple[int, int], prompt: str, seed: int
-) -> Pixels:
-    params = SamplingParams(
-        width=size[0],
-        height=size[1],
-        num_inference_steps=steps,
-        true_cfg_scale=guidance,
-        guidance_scale=1.0,
-        strength=1.0,
-        scheduler="Euler",
-        sigmas="simple",
-        seed=seed,
-    )
-    return easel.draw(GenerationRequest(prompt=prompt, images=(), params=params))
 
 
 def main() -> None:

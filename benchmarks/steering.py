@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -21,9 +22,9 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.easel import Easel, Pixels, encoded
+from benchmarks.draw import WEIGHTS
+from benchmarks.easel import Easel, Pixels, encoded, euler
 from benchmarks.pictures import (
-    WEIGHTS,
     colour_of,
     ground_of,
     is_with,
@@ -36,7 +37,7 @@ from benchmarks.pictures import (
 from deployments.sketch.assemble import BASE, EDITOR, TURBO
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import random_landscape
-from deployments.types import GenerationRequest, SamplingParams
+from deployments.types import GenerationRequest
 
 Ask = Callable[..., Pixels]
 
@@ -165,17 +166,8 @@ def asking(easel: Easel, steps: int, guidance: float, size: int, *, is_editor: b
         guidance: float = guidance,
         seed: int = 0,
     ) -> Pixels:
-        params = SamplingParams(
-            width=size,
-            height=size,
-            num_inference_steps=steps,
-            guidance_scale=1.0 if is_editor else guidance,
-            true_cfg_scale=guidance if is_editor else None,
-            strength=strength,
-            scheduler="Euler",
-            sigmas="simple",
-            seed=seed,
-        )
+        params = euler((size, size), steps, guidance, is_editor=is_editor, seed=seed)
+        params = replace(params, strength=strength)
         request = GenerationRequest(
             prompt=prompt, negative_prompt=negative, images=images, params=params
         )

@@ -1,4 +1,4 @@
-"""Forms: while a denoiser learns to edit, it also tells from within what form is to come.
+"""Forms: while a denoiser learns, it also tells from within what form is to come.
 
 A form's colour is most of what a picture's error sees, and an outline that is off by one latent
 next to nothing. So a lesson asks each token near it which of its latents the new form covers; what
@@ -20,18 +20,18 @@ _NUM_LATENTS: Final = 4
 
 
 class Forms(torch.nn.Module):
-    """Reads off a denoiser's tokens which of their latents the changed shape covers at last."""
+    """Reads off a denoiser's tokens which of their latents the form to come covers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.reading = Reading(width, _NUM_LATENTS)
 
     def errors(self, tokens: Tensor, covered: Tensor, near: Tensor) -> Tensor:
-        """Mean cross entropy of latents near a changed shape, (n,), in nats; zero without one.
+        """Mean cross entropy of latents near a form, (n,), in nats; zero without one.
 
         Args:
             tokens: (n, at least height * width / 4, model's width), the picture's before others.
-            covered, near: of ``forms_at``, for each latent (n, 1, height, width).
+            covered, near: of ``Asked``, for each latent (n, 1, height, width).
         """
         truth, counts = (
             pixel_unshuffle(of.float(), 2).flatten(2).transpose(1, 2) for of in (covered, near)

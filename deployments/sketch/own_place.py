@@ -1,9 +1,9 @@
-"""OwnPlace: a denoiser that learns to draw also tells where in its picture each token is.
+"""OwnPlace: a denoiser that learns also tells where in its picture each token is.
 
 Rotary positions say how far tokens are from each other, not where the picture's sides are. To draw
-a circle in its middle a token must know how far that is, whatever the picture's size and however
-long its text; the error of the picture teaches that slowly. So a lesson asks for it within the
-layers; what asks is not part of the model.
+a circle in the middle of a picture a token must know how far away that is, whatever the picture's
+size and however long its text; the error of the picture teaches that slowly. So a lesson asks for
+it within the layers; what asks is not part of the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deployments.sketch.reading import Reading
 
 #: Places that count as one where the sides are told.
 _UNIT: Final = 32.0
-#: Errors below which they count less and less; a place of 512 pixels is 1/16.
+#: Errors below which they count less and less; one place in a picture of 512 pixels is 1/16.
 _SMALL: Final = 0.02
 
 
@@ -34,6 +34,7 @@ class OwnPlace(torch.nn.Module):
 
         Args:
             tokens: (n, at least rows * columns, model's width), the picture's before others.
+            rows, columns: of the picture's tokens.
         """
         truth = own_places(rows, columns).to(tokens.device)
         told = self.reading(tokens, rows * columns)

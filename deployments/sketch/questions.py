@@ -14,8 +14,15 @@ from deployments.sketch.edits import Edit
 from deployments.sketch.forms import Forms
 from deployments.sketch.own_place import OwnPlace
 from deployments.sketch.recognition import Choice, Recognition
-from deployments.sketch.scenes import Scene
-from deployments.sketch.shape_places import NO_KIND, forms_at, kinds_at, near_to, shapes_at
+from deployments.sketch.scenes import Scene, Shapes
+from deployments.sketch.shape_places import (
+    NO_KIND,
+    forms_at,
+    kinds_at,
+    near_to,
+    owners_at,
+    shapes_at,
+)
 from deployments.sketch.whereabouts import Whereabouts
 
 #: Layers behind which it is asked, from 1 on: first where a token is, then what is where, which of
@@ -38,20 +45,26 @@ class Asked:
     """The right answers, of a picture of height by width latents, two by two of them a place.
 
     Attributes:
-        changed: whether a latent changes where that is asked, (n, 1, height, width).
-        kinds, meant: of ``shapes_at``, (n, places).
-        covered, near: of ``forms_at``, (n, 1, height, width).
+        kinds: of ``shapes_at`` what an edit finds, of ``kinds_at`` what is to come, (n, places).
+        covered, near: the latents of what is to come, and those about it, (n, 1, height, width).
+        changed: whether an edit changes a latent where that is asked, (n, 1, height, width); None
+            where nothing is edited.
+        meant: of ``shapes_at``, (n, places); None, too.
     """
 
-    changed: Tensor
     kinds: Tensor
-    meant: Tensor
     covered: Tensor
     near: Tensor
+    changed: Tensor | None = None
+    meant: Tensor | None = None
 
     def to(self, device: torch.device) -> Asked:
         """The same there."""
-        return Asked(**{of.name: getattr(self, of.name).to(device) for of in fields(self)})
+        there: dict[str, Any] = {}
+        for field in fields(self):
+            answer = getattr(self, field.name)
+            there[field.name] = None if answer is None else answer.to(device)
+        return Asked(**there)
 
 
 def asked_of(edits: Sequence[Edit], changed: Tensor, is_told: Tensor) -> Asked:
@@ -72,7 +85,7 @@ def asked_of(edits: Sequence[Edit], changed: Tensor, is_told: Tensor) -> Asked:
 
 def asked_of_drawings(scenes: Sequence[Scene], things: Tensor, is_told: Tensor) -> Asked:
     """The answers to pictures of scenes that are drawn from words: what shape comes where, and
-    which latents what stands in a scene covers; those that are not told (n,) are asked nothing.
+    which latents what stands in a scene covers; those that are not told (n,) are asked neither.
 
     Args:
         things: whether something stands at a latent, (n, 1, height, width).
@@ -80,12 +93,17 @@ def asked_of_drawings(scenes: Sequence[Scene], things: Tensor, is_told: Tensor) 
     height, width = things.shape[2:]
     kinds = kinds_at(scenes, height // 2, width // 2)
     return Asked(
-        changed=torch.zeros_like(things),
         kinds=torch.where(is_told[:, None], kinds, NO_KIND),
-        meant=torch.zeros_like(kinds, dtype=torch.bool),
-        covered=things,
+        covered=torch.stack([_covered(*pair) for pair in zip(scenes, things, strict=True)]),
         near=near_to(things) & is_told[:, None, None, None],
     )
+
+
+def _covered(scene: Scene, things: Tensor) -> Tensor:
+    """(1, height, width): of shapes the latents that they cover at least half of."""
+    if not isinstance(scene, Shapes):
+        return things
+    return torch.from_numpy(owners_at(scene, *things.shape[1:]) >= 0)[None]
 
 
 class Questions(torch.nn.Module):
@@ -119,14 +137,19 @@ class Questions(torch.nn.Module):
 
     def loss(self, heard: dict[int, Tensor], asked: Asked) -> Tensor:
         """How wrong the answers are that were heard, as they count."""
-        loss = _LOCATED * self.whereabouts.errors(heard[_LOCATING], asked.changed).mean()
         rows, columns = (side // 2 for side in asked.covered.shape[2:])
+        loss = torch.zeros((), device=asked.covered.device)
         for own_place, layer in zip(self.own_places, _PLACING, strict=True):
             loss = loss + _PLACED * own_place.errors(heard[layer], rows, columns).mean()
         for recognition, layer in zip(self.recognitions, _RECOGNISING, strict=True):
             loss = loss + _RECOGNISED * recognition.errors(heard[layer], asked.kinds).mean()
-        for choice, layer in zip(self.choices, _CHOOSING, strict=True):
-            errors = choice.errors(heard[layer], asked.kinds, asked.meant)
-            loss = loss + _CHOSEN * errors.mean()
+        # What is not asked has no gradient. Of one that is zero, Muon would make a full step.
+        if asked.changed is not None:
+            errors = self.whereabouts.errors(heard[_LOCATING], asked.changed)
+            loss = loss + _LOCATED * errors.mean()
+        if asked.meant is not None:
+            for choice, layer in zip(self.choices, _CHOOSING, strict=True):
+                errors = choice.errors(heard[layer], asked.kinds, asked.meant)
+                loss = loss + _CHOSEN * errors.mean()
         errors = self.forms.errors(heard[_FORMING], asked.covered, asked.near)
         return loss + _FORMED * errors.mean()

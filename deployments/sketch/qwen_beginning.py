@@ -150,7 +150,8 @@ def _set_flow(model: Any, spread: float) -> None:
 
 
 def hold(model: Any) -> None:
-    """From now on no gradient reaches what the copying rests on."""
+    """From now on no gradient reaches what the copying rests on, nor the heads that tell places, in
+    a model that ``set_beginning`` has begun."""
     width = model.inner_dim
     kept = _kept(width)
     for module in (model.img_in, model.time_text_embed):
@@ -165,15 +166,14 @@ def hold(model: Any) -> None:
     first = model.transformer_blocks[0]
     attention = first.attn
     size = model.config.attention_head_dim
-    looking, copying = (
-        list(range(count * size)) for count in (_NUM_COPYING + NUM_TELLING, _NUM_COPYING)
-    )
+    constant = list(range((_NUM_COPYING + NUM_TELLING) * size))
+    copying = list(range(_NUM_COPYING * size))
     for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
         norm.requires_grad_(False)
     keys, values = (attention.to_k, attention.add_k_proj), (attention.to_v, attention.add_v_proj)
     for linear in (attention.to_q, *keys, *values):
-        _let_be(linear.weight, rows=looking)
-        _let_be(linear.bias, rows=looking)
+        _let_be(linear.weight, rows=constant)
+        _let_be(linear.bias, rows=constant)
     _let_be(attention.to_out[0].weight, columns=copying)
     for part in (first.img_mod[1].weight, first.img_mod[1].bias):
         _let_be(part, rows=_looked_at(width))

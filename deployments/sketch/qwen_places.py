@@ -77,7 +77,7 @@ def tell_places(attention: Any, config: Any, *, begin: int) -> None:
     size = config.attention_head_dim
     sides = _sides(config)
     directions = [(side, sign) for side in sides for sign in (-1.0, 1.0)]
-    heads = range(begin, begin + len(directions))
+    heads = range(begin, begin + NUM_TELLING)
     if heads.stop > config.num_attention_heads:
         raise ValueError(f"{config.num_attention_heads} heads; at least {heads.stop} are needed")
     _set_constant(attention, size, heads)

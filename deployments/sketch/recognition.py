@@ -1,4 +1,4 @@
-"""Recognition: a denoiser that learns to edit also tells what shape is where, and which is meant.
+"""Recognition: a denoiser that learns also tells what shape is where, and which is meant.
 
 "Make the square red" among three shapes is worth one bit when it is done right, which teaches a
 denoiser hardly anything of what a square is. So a lesson asks each token for the kind of the shape
@@ -28,7 +28,7 @@ class Recognition(torch.nn.Module):
 
         Args:
             tokens: (n, at least places, model's width), the picture's before others.
-            kinds: of ``shapes_at``.
+            kinds: of ``Asked``.
         """
         told = self.reading(tokens, kinds.shape[1]).transpose(1, 2)
         there = kinds != NO_KIND
@@ -49,7 +49,7 @@ class Choice(torch.nn.Module):
 
         Args:
             tokens: (n, at least places, model's width), the picture's before others.
-            kinds, meant: of ``shapes_at``.
+            kinds, meant: of ``Asked``.
         """
         told = self.reading(tokens, meant.shape[1])[..., 0]
         errors = binary_cross_entropy_with_logits(told, meant.float(), reduction="none")

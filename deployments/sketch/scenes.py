@@ -54,6 +54,26 @@ class Shapes:
     shapes: tuple[Shape, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The middles of a layout's places, as shares of width and height, and the least and the most
+    radius of what stands there."""
+
+    middles: tuple[tuple[float, float], ...]
+    least: float
+    most: float
+
+
+_LAYOUT_OF: Final = {
+    "single": _Layout(((0.5, 0.5),), 0.29, 0.34),
+    "beside": _Layout(((0.27, 0.5), (0.73, 0.5)), 0.17, 0.2),
+    "stacked": _Layout(((0.5, 0.27), (0.5, 0.73)), 0.17, 0.2),
+    "row": _Layout(((0.19, 0.5), (0.5, 0.5), (0.81, 0.5)), 0.115, 0.135),
+}
+#: The variation of landscapes and figures of which nothing is left to chance.
+SETTLED: Final = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landscape:
     """A land under a sky.
@@ -117,15 +137,6 @@ USUAL_COLOUR: Final = {
     "heart": "red",
 }
 
-#: Layout -> the middles of its places, as shares of width and height, and the least and the largest
-#: radius of what stands there.
-_PLACES_OF: Final[dict[str, tuple[tuple[tuple[float, float], ...], tuple[float, float]]]] = {
-    "single": (((0.5, 0.5),), (0.29, 0.34)),
-    "beside": (((0.27, 0.5), (0.73, 0.5)), (0.17, 0.2)),
-    "stacked": (((0.5, 0.27), (0.5, 0.73)), (0.17, 0.2)),
-    "row": (((0.19, 0.5), (0.5, 0.5), (0.81, 0.5)), (0.115, 0.135)),
-}
-
 #: Outfit -> where its wearer is mostly seen.
 _AT_HOME: Final = {
     "plain": "studio",
@@ -159,7 +170,7 @@ def random_scene(rng: Random) -> Scene:
 def random_shapes(rng: Random, layout: str | None = None) -> Shapes:
     """Shapes whose colours differ from their ground's and, mostly, from each other's."""
     layout = layout or rng.choices(LAYOUTS, (40, 24, 16, 20))[0]
-    count = {"single": 1, "beside": 2, "stacked": 2, "row": 3}[layout]
+    count = len(_LAYOUT_OF[layout].middles)
     ground, *colours = rng.sample(tuple(COLOURS), 4)
     kinds = [rng.choice(KINDS) for _ in range(count)]
     if rng.random() < 0.2:
@@ -184,21 +195,21 @@ def is_held_out(kind: str, colour: str, ground: str) -> bool:
 
 def place(layout: str, index: int, kind: str, colour: str, rng: Random) -> Shape:
     """The shape at one of a layout's places, a little off its middle."""
-    middles, radii = _PLACES_OF[layout]
-    (x, y), radius = middles[index], rng.uniform(*radii)
+    spread = _LAYOUT_OF[layout]
+    (x, y), radius = spread.middles[index], rng.uniform(spread.least, spread.most)
     x, y = x + rng.uniform(-0.015, 0.015), y + rng.uniform(-0.015, 0.015)
     return Shape(kind=kind, colour=colour, x=x, y=y, radius=radius)
 
 
 def settled(scene: Scene) -> Scene:
-    """The same with nothing left to chance: shapes in the middle of their layout's places, and all
-    pictures of a landscape or a figure alike."""
+    """The same with nothing left to chance, which a small model blurs: shapes in the middle of
+    their layout's places, and one picture of all that differ by their variation."""
     if not isinstance(scene, Shapes):
-        return replace(scene, variation=0)
-    middles, radii = _PLACES_OF[scene.layout]
+        return replace(scene, variation=SETTLED)
+    layout = _LAYOUT_OF[scene.layout]
     placed = [
-        replace(shape, x=x, y=y, radius=sum(radii) / 2)
-        for shape, (x, y) in zip(scene.shapes, middles, strict=True)
+        replace(shape, x=x, y=y, radius=(layout.least + layout.most) / 2)
+        for shape, (x, y) in zip(scene.shapes, layout.middles, strict=True)
     ]
     return replace(scene, shapes=tuple(placed))
 

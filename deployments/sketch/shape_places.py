@@ -17,21 +17,21 @@ from deployments.sketch.scenes import KINDS, Scene, Shapes
 
 #: Stands for a place where no shape is.
 NO_KIND: Final = -1
-#: Latents around an old and a new form that are near.
+#: Latents around a form that are near it.
 _AROUND: Final = 2
 
 
 def shapes_at(edits: Sequence[Edit], rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Of edits' first scenes, (n, rows * columns): which of ``KINDS`` is at each place, or
     ``NO_KIND``; and whether it is part of a shape that the edit changes."""
-    found = [_meant_at(edit, rows, columns) for edit in edits]
+    found = [_kinds_and_meant(edit, rows, columns) for edit in edits]
     kinds, meant = (torch.from_numpy(np.stack(of)).flatten(1) for of in zip(*found, strict=True))
     return kinds, meant
 
 
 def kinds_at(scenes: Sequence[Scene], rows: int, columns: int) -> Tensor:
     """(n, rows * columns): which of ``KINDS`` is at each place, or ``NO_KIND``."""
-    found = [_kinds_at(scene, owners_at(scene, rows, columns)) for scene in scenes]
+    found = [_kinds_of(scene, owners_at(scene, rows, columns)) for scene in scenes]
     return torch.from_numpy(np.stack(found)).flatten(1)
 
 
@@ -59,7 +59,7 @@ def owners_at(scene: Scene, rows: int, columns: int) -> np.ndarray:
     return owners
 
 
-def _kinds_at(scene: Scene, owners: np.ndarray) -> np.ndarray:
+def _kinds_of(scene: Scene, owners: np.ndarray) -> np.ndarray:
     kinds = np.full_like(owners, NO_KIND)
     if isinstance(scene, Shapes):
         for index, shape in enumerate(scene.shapes):
@@ -67,7 +67,7 @@ def _kinds_at(scene: Scene, owners: np.ndarray) -> np.ndarray:
     return kinds
 
 
-def _meant_at(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def _kinds_and_meant(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     before, after = edit.before[0], edit.after
     owners = owners_at(before, rows, columns)
     meant = np.zeros_like(owners, dtype=bool)
@@ -75,7 +75,7 @@ def _meant_at(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarr
         return np.full_like(owners, NO_KIND), meant
     for index, (old, new) in enumerate(zip(before.shapes, after.shapes, strict=True)):
         meant[owners == index] = old != new
-    return _kinds_at(before, owners), meant
+    return _kinds_of(before, owners), meant
 
 
 def _changed_forms(edit: Edit, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

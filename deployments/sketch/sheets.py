@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deployments.sketch.foreign import Pixels
 from deployments.sketch.painter import paint
 from deployments.sketch.scenes import Scene
 from deployments.sketch.thumbnails import thumbnails
@@ -58,11 +59,15 @@ HUGE: Final = (
 def draw_sheet(form: Format, draw: Drawn, rng: Random, times: int = 1) -> tuple[Tensor, list[str]]:
     """Latents (times * count, 4, height / 8, width / 8) and the captions."""
     scenes, captions = zip(*(draw(rng) for _ in range(times * form.count)), strict=True)
-    return latents_of(scenes, form), list(captions)
+    return painted_latents(scenes, form), list(captions)
 
 
-def latents_of(scenes: Sequence[Scene], form: Format) -> Tensor:
-    """(n, 4, height / 8, width / 8)."""
-    pictures = [np.asarray(paint(scene, form.width, form.height)) for scene in scenes]
+def painted_latents(scenes: Sequence[Scene], form: Format) -> Tensor:
+    """Latents of scenes' pictures, (n, 4, height / 8, width / 8)."""
+    return picture_latents([np.asarray(paint(of, form.width, form.height)) for of in scenes])
+
+
+def picture_latents(pictures: Sequence[Pixels]) -> Tensor:
+    """The same of pictures of one size."""
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return thumbnails(pixels.float() / 127.5 - 1)

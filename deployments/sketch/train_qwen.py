@@ -47,8 +47,7 @@ from deployments.sketch.qwen_image import SCHEDULE
 from deployments.sketch.qwen_reader import Grid, QwenReader
 from deployments.sketch.qwen_thumbnails import qwen_latents
 from deployments.sketch.scenes import Landscape, Shapes, emptied, settled
-from deployments.sketch.sheets import Format, latents_of
-from deployments.sketch.thumbnails import thumbnails
+from deployments.sketch.sheets import Format, painted_latents, picture_latents
 from deployments.sketch.wording import captioned
 
 #: From which share of the lesson on -> sizes of drawings, and of edits with their references. What
@@ -85,8 +84,9 @@ _SMALL_ERROR: Final = 0.003
 _FOREIGN: Final = 0.35
 #: Edits whose words do not say what what they change comes to look like.
 _UNNAMING: Final = ("remove", "reshape", "combine")
-#: How much more what an edit changes counts than what it keeps. All shapes of a picture count as
-#: much: else to change each of them would cost less than to find out which is meant.
+#: How much more what an edit changes, or what stands in a drawing, counts than the rest. All shapes
+#: of an edit's picture count as much: else to change each of them would cost less than to find out
+#: which is meant.
 _COUNTING: Final = 4.0
 #: Pixels of a side of what the language model sees as one token.
 _SEEN_TOKEN: Final = 28
@@ -110,7 +110,7 @@ class _Student:
 def teach(
     folder: Path, minutes: float, *, begin: float, drawing: float, rate: float, seed: int
 ) -> None:
-    """Train for some minutes; ``begin`` skips that share of the sizes' plan, ``drawing`` is the
+    """Train for some minutes; ``begin`` skips that share of the sizes' plan; ``drawing`` is the
     share of the batches that are drawn from words alone."""
     choices, rng = workers.dice(seed)
     device = pick_device()
@@ -140,13 +140,11 @@ def teach(
 def _drawing_loss(student: _Student, form: Format, rng: Random) -> Tensor:
     drawn = [captioned(rng) for _ in range(form.count)]
     scenes = [settled(scene) for scene, _ in drawn]
-    texts = [_BLANK if rng.random() < _UNNAMED else text for _, text in drawn]
-    clean, empty = (latents_of(of, form) for of in (scenes, [emptied(scene) for scene in scenes]))
-    things = _changed(clean, empty)
-    is_told = torch.tensor([text != _BLANK for text in texts])
-    counts = 1 + (_COUNTING - 1) * things
+    texts, is_told = _told([text for _, text in drawn], rng)
+    clean = painted_latents(scenes, form)
+    things = _changed(clean, painted_latents([emptied(scene) for scene in scenes], form))
     asked = asked_of_drawings(scenes, things, is_told)
-    return _flow_loss(student, clean, texts, counts=counts, asked=asked)
+    return _flow_loss(student, clean, texts, counting=things, asked=asked)
 
 
 def _editing_loss(
@@ -155,19 +153,27 @@ def _editing_loss(
     count = form.count if num_pictures == 1 else max(form.count * 2 // 3, 1)
     edits = [_edit_of(num_pictures, rng) for _ in range(count)]
     *references, clean = _pictures(edits, form, rng)
-    texts = [_BLANK if rng.random() < _UNNAMED else edit.instruction for edit in edits]
+    texts, is_told = _told([edit.instruction for edit in edits], rng)
     are_shapes = torch.tensor([isinstance(edit.after, Shapes) for edit in edits])
     standing = _apart(references[0]) & are_shapes[:, None, None, None]
     changed = _changed(clean, references[0])
     is_whole |= form.count <= _FEW_EDITS
     share = 1.0 if is_whole else min(form.width * form.height / _USUAL_PIXELS, 1)
-    grids = _grids(references, share)
-    counts = 1 + (_COUNTING - 1) * (changed | standing)
-    is_told = torch.tensor([text != _BLANK for text in texts])
-    asked = asked_of(edits, changed, is_told)
     return _flow_loss(
-        student, clean, texts, references=references, grids=grids, counts=counts, asked=asked
+        student,
+        clean,
+        texts,
+        references=references,
+        grids=_grids(references, share),
+        counting=changed | standing,
+        asked=asked_of(edits, changed, is_told),
     )
+
+
+def _told(texts: Sequence[str], rng: Random) -> tuple[list[str], Tensor]:
+    """The texts, of which some are left out, and which are not, (n,)."""
+    told = [_BLANK if rng.random() < _UNNAMED else text for text in texts]
+    return told, torch.tensor([text != _BLANK for text in told])
 
 
 def _changed(after: Tensor, before: Tensor) -> Tensor:
@@ -190,8 +196,7 @@ def _edit_of(num_pictures: int, rng: Random) -> Edit:
 def _pictures(edits: Sequence[Edit], form: Format, rng: Random) -> list[Tensor]:
     """Latents of the edits' first, perhaps second, and last pictures."""
     drawn = [_painted(edit, form, rng) for edit in edits]
-    batches = [torch.from_numpy(np.stack(pictures)) for pictures in zip(*drawn, strict=True)]
-    return [thumbnails(batch.permute(0, 3, 1, 2).float() / 127.5 - 1) for batch in batches]
+    return [picture_latents(pictures) for pictures in zip(*drawn, strict=True)]
 
 
 def _painted(edit: Edit, form: Format, rng: Random) -> list[Pixels]:
@@ -210,18 +215,18 @@ def _flow_loss(
     clean: Tensor,
     texts: Sequence[str],
     *,
+    counting: Tensor,
+    asked: Asked,
     references: Sequence[Tensor] = (),
     grids: Sequence[Grid] = (),
-    counts: Tensor | None = None,
-    asked: Asked | None = None,
 ) -> Tensor:
     """Error of the flow, noise minus picture, at random noise levels, and of what is asked within.
 
     Args:
         clean: ``thumbnails`` (n, 4, h, w); references are the same, of any size.
-        grids: of what the language model sees of each reference.
-        counts: how much each place counts, (n, 1, h, w).
+        counting: which places count ``_COUNTING`` times, (n, 1, h, w).
         asked: what is asked from within, and the answers.
+        grids: of what the language model sees of each reference.
     """
     model = student.model
     clean = clean.to(model.device)
@@ -231,7 +236,7 @@ def _flow_loss(
     noise = qwen_latents(fresh_noise(clean, sigmas == 1))
     noisy = (1 - spread) * pictures[0] + spread * noise
     wanted = pack(noise - pictures[0])[..., :NUM_SAYING]
-    weights = 1.0 if counts is None else pack(counts.expand_as(clean).to(clean.device))
+    weights = pack((1 + (_COUNTING - 1) * counting).expand_as(clean).to(clean.device))
     with torch.no_grad():
         text, mask = student.reader.read(texts, [grids] * len(texts))
     with (
@@ -250,10 +255,7 @@ def _flow_loss(
     errors = ((said - wanted).square() * weights).mean(dim=(1, 2))
     # Where little noise is left, what counts is the picture, which is that much less in error.
     errors = errors * (sigmas / _LITTLE_NOISE).clamp(max=1).square()
-    loss = rooted(errors, _SMALL_ERROR)
-    if asked is None:
-        return loss
-    return loss + student.questions.loss(heard, asked.to(clean.device))
+    return rooted(errors, _SMALL_ERROR) + student.questions.loss(heard, asked.to(clean.device))
 
 
 def _grids(references: Sequence[Tensor], share: float) -> list[Grid]:

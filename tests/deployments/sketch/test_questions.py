@@ -17,8 +17,8 @@ from deployments.sketch.questions import (  # noqa: E402
 )
 from deployments.sketch.qwen_beginning import NUM_CONSTANTS, NUM_HELD  # noqa: E402
 from deployments.sketch.scenes import KINDS  # noqa: E402
-from deployments.sketch.shape_places import NO_KIND  # noqa: E402
-from tests.deployments.sketch.shape_edits import RING, SQUARE, into  # noqa: E402
+from deployments.sketch.shape_places import NO_KIND, owners_at  # noqa: E402
+from tests.deployments.sketch.shape_edits import RING, SQUARE, into, into_night  # noqa: E402
 
 _WIDTH = NUM_HELD + NUM_CONSTANTS + 16
 
@@ -39,7 +39,7 @@ def test_it_hears_behind_the_layers_it_asks_and_only_meanwhile() -> None:
     with Questions(_WIDTH).listening(model) as heard:
         _run(model, picture)
     _run(model, picture + 10)
-    assert sorted(heard) == [3, 4, 5]
+    assert sorted(heard) == [2, 3, 4, 5]
     assert all(torch.equal(tokens, picture + layer) for layer, tokens in heard.items())
 
 
@@ -47,7 +47,7 @@ def test_every_question_counts_and_reaches_the_layers_it_asks() -> None:
     questions = Questions(_WIDTH)
     for parameter in questions.parameters():
         torch.nn.init.normal_(parameter)
-    heard = {layer: torch.randn(1, 16, _WIDTH, requires_grad=True) for layer in (3, 4, 5)}
+    heard = {layer: torch.randn(1, 16, _WIDTH, requires_grad=True) for layer in (2, 3, 4, 5)}
     nowhere = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     corner = nowhere.clone()
     corner[..., 2:4, 2:4] = True
@@ -60,6 +60,9 @@ def test_every_question_counts_and_reaches_the_layers_it_asks() -> None:
         gradients = torch.autograd.grad(loss, heard.values(), allow_unused=True)
         return {k for k, g in zip(heard, gradients, strict=True) if g is not None and g.any()}
 
+    assert answering(nothing) == {2, 3}
+    for own_place in questions.own_places:
+        torch.nn.init.zeros_(own_place.reading.tell.weight)
     assert answering(nothing) == set()
     assert answering(replace(nothing, changed=corner)) == {4}
     assert answering(replace(nothing, near=corner)) == {5}
@@ -88,15 +91,24 @@ def test_those_who_are_not_told_what_to_do_are_asked_only_what_is_there() -> Non
 
 
 def test_drawings_are_asked_what_comes_where_if_words_say_it() -> None:
-    scene = into(SQUARE, RING).after
-    things = torch.zeros(2, 1, 8, 16, dtype=torch.bool)
+    scene, land = into(SQUARE, RING).after, into_night().after
+    things = torch.zeros(3, 1, 8, 16, dtype=torch.bool)
     things[..., 3:5, 2:5] = True
-    asked = asked_of_drawings([scene, scene], things, torch.tensor([True, False]))
+    asked = asked_of_drawings([scene, scene, land], things, torch.tensor([True, False, True]))
     shown = {KINDS[kind] for kind in asked.kinds[0].unique() if kind != NO_KIND}
     assert shown == {"square", "ring"}
-    assert (asked.kinds[1] == NO_KIND).all()
-    assert torch.equal(asked.covered, things)
+    assert (asked.kinds[1:] == NO_KIND).all()
+    assert torch.equal(asked.covered[0, 0], torch.from_numpy(owners_at(scene, 8, 16) >= 0))
+    assert torch.equal(asked.covered[2], things[2])
     assert asked.near[0, 0, 1:7, 0:7].all()
-    assert asked.near.sum() == 6 * 7
-    assert not asked.changed.any()
-    assert not asked.meant.any()
+    assert asked.near.flatten(1).sum(dim=1).tolist() == [6 * 7, 0, 6 * 7]
+
+
+def test_what_drawings_are_not_asked_has_no_gradient() -> None:
+    questions = Questions(_WIDTH)
+    things = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    heard = {layer: torch.randn(1, 16, _WIDTH) for layer in (2, 3, 4, 5)}
+    asked = asked_of_drawings([into(SQUARE, RING).after], things, torch.tensor([True]))
+    questions.loss(heard, asked).backward()
+    silent = {name.split(".")[0] for name, of in questions.named_parameters() if of.grad is None}
+    assert silent == {"whereabouts", "choices"}

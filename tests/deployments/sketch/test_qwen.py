@@ -206,7 +206,8 @@ def test_what_copies_stays_while_the_denoiser_learns(begun: Path) -> None:
             assert written[NUM_HELD:-NUM_CONSTANTS].any()
     for part in (modulated[:3], scaled, changed["proj_out.weight"][None]):
         assert part.any()
-    assert changed[f"{first}.to_add_out.weight"].any()
+    for name in ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj"):
+        assert changed[f"transformer_blocks.1.attn.{name}.weight"].any()
     assert changed["transformer_blocks.1.attn.to_out.0.weight"].any()
 
 
@@ -314,5 +315,5 @@ def test_what_is_heard_behind_layers_are_the_pictures_tokens(begun: Path) -> Non
             img_shapes=[[(1, 4, 4), (1, 2, 2)]],
             return_dict=False,
         )
-    assert sorted(heard) == [3, 4, 5]
+    assert sorted(heard) == [2, 3, 4, 5]
     assert {tokens.shape for tokens in heard.values()} == {(1, 20, model.inner_dim)}

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from deployments.sketch.meaning import QUESTIONS, answers
+from deployments.sketch.painter import paint
 from deployments.sketch.palette import COLOURS
 from deployments.sketch.sayings import SAYINGS
 from deployments.sketch.scenes import (
@@ -119,14 +120,19 @@ def test_answers_tell_the_time_and_the_things() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_settled_shapes_stand_in_the_middle_of_their_places(layout: str) -> None:
-    scene = random_shapes(Random(5), layout)
-    still = settled(scene)
-    assert still == settled(random_shapes(Random(5), layout)) == settled(still)
-    assert [(s.kind, s.colour) for s in still.shapes] == [(s.kind, s.colour) for s in scene.shapes]
-    for shape, loose in zip(still.shapes, scene.shapes, strict=True):
-        assert abs(shape.x - loose.x) <= 0.015
-        assert abs(shape.y - loose.y) <= 0.015
-        assert abs(shape.radius - loose.radius) <= 0.025
+    scenes = [random_shapes(Random(seed), layout) for seed in (5, 6)]
+    one, other = (
+        [(shape.x, shape.y, shape.radius) for shape in settled(scene).shapes] for scene in scenes
+    )
+    assert one == other
+    for scene in scenes:
+        named = [(shape.kind, shape.colour) for shape in scene.shapes]
+        assert [(shape.kind, shape.colour) for shape in settled(scene).shapes] == named
+
+
+def test_settled_pairs_are_as_far_from_the_middle_on_both_sides() -> None:
+    pair = settled(random_shapes(Random(5), "beside"))
+    assert [(shape.x, shape.y) for shape in pair.shapes] == [(0.27, 0.5), (0.73, 0.5)]
 
 
 def test_settled_landscapes_differ_by_nothing_that_nobody_names() -> None:
@@ -135,9 +141,12 @@ def test_settled_landscapes_differ_by_nothing_that_nobody_names() -> None:
     assert replace(settled(scene), variation=scene.variation) == scene
 
 
-def test_emptied_scenes_are_ground_and_sky() -> None:
-    shapes, land = random_shapes(Random(6)), random_landscape(Random(6))
-    assert emptied(shapes) == replace(shapes, shapes=())
-    assert emptied(land) == replace(land, things=frozenset())
+def test_emptied_scenes_have_no_shapes_and_no_things_but_keep_figures() -> None:
+    shapes = random_shapes(Random(6))
+    assert paint(emptied(shapes), 32, 32).getcolors() == [(32 * 32, COLOURS[shapes.ground])]
+    bare = replace(random_landscape(Random(6)), things=frozenset())
+    full = replace(bare, things=frozenset({"mountains", "sun"}))
+    assert paint(emptied(full), 32, 32).tobytes() == paint(bare, 32, 32).tobytes()
+    assert paint(full, 32, 32).tobytes() != paint(bare, 32, 32).tobytes()
     figure = random_portrait(Random(6), "cat")
     assert emptied(figure) == figure
