@@ -27,7 +27,8 @@ _TEXT: Final = 2.0
 #: How far below the right place's score the text's is, and the other frames' are below that.
 _MARGIN: Final = 13.5
 #: Of the heads that tell places: what a score rises by over a quarter of the slow pair's turn, and
-#: the text's score beside it, so that about the middle of a picture both weigh the same.
+#: the text's score beside it, so that about the middle of a picture both weigh the same; with a
+#: caption's few tokens more would tell places of 512 by 512 pixels hardly apart near the sides.
 _SLOPE: Final = 3.5
 _BALANCE: Final = 3.0
 #: Heads that tell places.
