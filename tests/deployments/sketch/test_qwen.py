@@ -129,9 +129,11 @@ def found(folder: Path, number: int, picture: torch.Tensor, reference: torch.Ten
     return own.view(rows, columns, model.config.num_attention_heads, -1)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (64, 64), (96, 128)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "least"), [((16, 24), 0.1), ((64, 64), 0.2), ((96, 128), 0.2)], ids=str
+)
 def test_the_first_layer_tells_how_far_a_place_is_from_each_side(
-    begun: Path, size: tuple[int, int]
+    begun: Path, size: tuple[int, int], least: float
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     picture, reference = torch.randn(2, 1, 4, *size, generator=generator)
@@ -139,7 +141,7 @@ def test_the_first_layer_tells_how_far_a_place_is_from_each_side(
     for number, (axis, sign) in enumerate(((0, 1), (0, -1), (1, 1), (1, -1))):
         told = places[..., number]
         assert (told.diff(dim=axis) * sign > 0).all()
-        assert (told.diff(dim=axis).sum(dim=axis) * sign > 0.1).all()
+        assert (told.diff(dim=axis).sum(dim=axis) * sign > least).all()
         assert told.diff(dim=1 - axis).abs().max() < 0.02
 
 
