@@ -17,14 +17,17 @@ def answering_layer(width: int, questions: Questions) -> torch.nn.Linear:
     return torch.nn.Linear(width, sum(_sizes(questions)))
 
 
-def answering_loss(
+def answering_errors(
     logits: Tensor, answered: Sequence[Sequence[int]], questions: Questions
 ) -> Tensor:
-    """Mean cross entropy over the questions; ``answered``: a row each, as ``meaning.answers``."""
+    """(n,): mean cross entropy over the questions; ``answered`` are n rows of answers, as
+    ``meaning.answers``."""
     wanted = torch.tensor(answered, device=logits.device)
     parts = torch.split(logits, _sizes(questions), dim=1)
-    losses = [cross_entropy(part, wanted[:, index]) for index, part in enumerate(parts)]
-    return torch.stack(losses).mean()
+    errors = [
+        cross_entropy(part, wanted[:, index], reduction="none") for index, part in enumerate(parts)
+    ]
+    return torch.stack(errors).mean(dim=0)
 
 
 def _sizes(questions: Questions) -> list[int]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from deployments.sketch.answering import answering_layer, answering_loss
+from deployments.sketch.answering import answering_errors, answering_layer
 from deployments.sketch.captions import captions
 from deployments.sketch.command import command_line, read
 from deployments.sketch.lesson import Lesson, pick_device, save_first
@@ -93,7 +93,8 @@ def _loss(tokenizer: Any, encoder: Any, head: Any, rng: Random) -> Tensor:
     later = ends + (torch.rand(len(ends), device=ids.device) * (length - ends)).long()
     rows = torch.arange(len(ends), device=ids.device)
     logits = head(torch.cat([hidden[rows, ends], hidden[rows, later]]))
-    return answering_loss(logits, [answers(scene) for scene in scenes] * 2, QUESTIONS)
+    wanted = [answers(scene) for scene in scenes] * 2
+    return answering_errors(logits, wanted, QUESTIONS).mean()
 
 
 def main() -> None:

@@ -251,11 +251,21 @@ def test_every_trainer_trains_on(begun: Path, monkeypatch: pytest.MonkeyPatch) -
     train_qwen_text.teach(begun, MOMENT, seed=0)
     train_autoencoder.teach(begun / "vae", MOMENT, seed=0)
     for drawing in (0.0, 1.0):
+        old = text_encoder(begun)
         train_qwen.teach(begun, MOMENT, begin=0.0, drawing=drawing, rate=1e-2, seed=0)
+        learnt = {
+            name for name, of in text_encoder(begun).items() if not torch.equal(of, old[name])
+        }
+        assert learnt
+        assert not any("visual" in name for name in learnt)
     assert len(before) == 3
     assert all(file.read_bytes() != old for file, old in before.items())
     transformer = QwenImageTransformer2DModel.from_pretrained(begun / "transformer")
     assert not transformer.img_in.weight[:, NUM_SAYING:].any()
+
+
+def text_encoder(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "text_encoder" / "model.safetensors")
 
 
 def test_all_shapes_stand_apart_from_their_ground() -> None:
