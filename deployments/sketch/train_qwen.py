@@ -55,8 +55,8 @@ _PLAN: Final[tuple[tuple[float, tuple[Format, ...], tuple[Format, ...]], ...]] =
     ),
     (
         0.75,
-        (Format(256, 256, 16), Format(512, 512, 4), Format(512, 512, 4), Format(384, 384, 8)),
-        (Format(256, 256, 8), Format(512, 512, 2), Format(512, 512, 2), Format(384, 384, 4)),
+        (Format(256, 256, 16), Format(384, 256, 10), Format(384, 384, 8), Format(512, 512, 4)),
+        (Format(256, 256, 8), Format(320, 224, 7), Format(384, 384, 4), Format(512, 512, 2)),
     ),
 )
 #: Share of the edits that look at two pictures.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.sketch import (
+    lesson,
     train_autoencoder,
     train_denoiser,
     train_personal,
@@ -231,6 +233,22 @@ def test_plain_attention_is_attention() -> None:
         with PlainAttention():
             drawn = scaled_dot_product_attention(query, key, value, attn_mask=seen)
         assert torch.allclose(drawn, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_forward_pass_attends_plainly_in_bfloat16_alone(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the fused one can be told to look back alone."""
+    monkeypatch.setattr(lesson, "fast_dtype", lambda: dtype)
+    rows = torch.randn(1, 1, 4, 8)
+    with lesson.forward_pass(torch.device("cpu")):
+        assert (rows @ rows.mT).dtype == dtype
+        attended = scaled_dot_product_attention(rows, rows, rows)
+        is_plain = pytest.raises(AssertionError) if dtype == torch.bfloat16 else nullcontext()
+        with is_plain:
+            scaled_dot_product_attention(rows, rows, rows, is_causal=True)
+    assert attended.shape == rows.shape
 
 
 def test_a_lesson_learns_and_saves_the_average(tmp_path: Path) -> None:
