@@ -16,7 +16,7 @@ from deployments.sketch.sheets import Format, picture_latents
 
 #: Share of the edits whose colours, and of the landscapes' whose horizon, are not the drawer's.
 _FOREIGN: Final = 0.35
-#: Edits whose words do not tell how that comes to look which they change.
+#: Edits whose words do not tell what comes to be where they change a picture.
 _UNNAMING: Final = ("remove", "reshape", "combine")
 
 

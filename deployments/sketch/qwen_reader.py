@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deployments.families.qwen_image_text import EDIT, PICTURE, TEXT_TO_IMAGE
 
@@ -36,6 +38,15 @@ class QwenReader:
 
     tokenizer: Any
     model: Any
+
+    @classmethod
+    def learning(cls, folder: Path, device: torch.device) -> QwenReader:
+        """That of a Qwen-Image-Edit's folder, to be trained in float32, but for its tower."""
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32
+        ).to(device)
+        model.model.visual.requires_grad_(False)
+        return cls(AutoTokenizer.from_pretrained(folder / "tokenizer"), model)
 
     def read(
         self, texts: Sequence[str], pictures: Sequence[Sequence[Grid]]

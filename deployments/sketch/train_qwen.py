@@ -22,7 +22,6 @@ from typing import Any, Final
 import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deployments.families.qwen_image_denoiser import grid, pack
 from deployments.families.qwen_image_references import SEEN_PIXELS, size_of
@@ -104,11 +103,7 @@ def teach(
     share of the batches that are drawn from words alone."""
     choices, rng = workers.dice(seed)
     device = pick_device()
-    text_encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder / "text_encoder", dtype=torch.float32
-    ).to(device)
-    text_encoder.model.visual.requires_grad_(False)
-    reader = QwenReader(AutoTokenizer.from_pretrained(folder / "tokenizer"), text_encoder)
+    reader = QwenReader.learning(folder, device)
     model = QwenImageTransformer2DModel.from_pretrained(
         folder / "transformer", torch_dtype=torch.float32
     ).to(device)
@@ -116,7 +111,7 @@ def teach(
     questions = Questions(model.inner_dim).to(device)
     comprehension = Comprehension(model.config.joint_attention_dim).to(device)
     student = _Student(model, reader, questions, comprehension)
-    learning = [model, text_encoder, questions, comprehension]
+    learning = [model, reader.model, questions, comprehension]
     lesson = Lesson(learning, minutes=minutes, rate=rate, memory=0.995)
 
     def loss(progress: float) -> Tensor:

@@ -16,7 +16,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from deployments.sketch.command import command_line, read
 from deployments.sketch.comprehension import Comprehension, random_ends
@@ -36,13 +35,9 @@ def teach(folder: Path, minutes: float, seed: int) -> None:
     """Train for some minutes and write the model."""
     torch.manual_seed(seed)
     rng = Random(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder / "text_encoder", dtype=torch.float32
-    ).to(pick_device())
-    model.model.visual.requires_grad_(False)
+    reader = QwenReader.learning(folder, pick_device())
+    model = reader.model
     asking = Comprehension(model.config.text_config.hidden_size).to(model.device)
-    reader = QwenReader(tokenizer, model)
 
     def loss(_progress: float) -> Tensor:
         errors = _instruction_errors if rng.random() < _INSTRUCTING else _caption_errors
